@@ -1,0 +1,224 @@
+"""Supervised start of the mini model: `python train/sft.py OUT [key=value ...]`, read from top to bottom.
+
+Makes the tokenizer, starts a Qwen3 network from induction weights, trains it on demonstrations drawn as it goes, and writes
+an ordinary Hugging Face folder. Two processes share a machine better than two threads: `torchrun --nproc-per-node 2`.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from wideseek_train.config import load_settings
+from wideseek_train.demonstrations import Example, draw_examples
+from wideseek_train.induction import init_induction, stem_ids
+from wideseek_train.tokenizer import build_tokenizer, save_tokenizer
+
+from wideseek.model.config import ModelConfig
+from wideseek.model.qwen3 import PackedAttention, Qwen3
+from wideseek.model.renderer import Renderer
+from wideseek.model.weights import load_model, save_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """Everything a run depends on; saved beside the weights."""
+
+    start: str = ""  # a folder to continue from; empty starts from induction weights
+    stems: int = 1400
+    hidden_size: int = 256
+    intermediate_size: int = 640
+    num_layers: int = 5
+    num_heads: int = 4
+    rope_theta: float = 1e8
+    max_positions: int = 32768
+    minutes: float = 45.0  # training time; the learning rate follows it
+    tokens_per_step: int = 6144  # a rank
+    max_length: int = 7000
+    learning_rate: float = 2e-3
+    warmup_steps: int = 50
+    decay_share: float = 0.4  # last share of the run over which the rate falls to a fiftieth
+    read_weight: float = 0.1  # loss weight of tokens the agent only reads
+    weight_decay: float = 0.01
+    seed: int = 0
+    save_minutes: float = 10.0
+
+
+def stream(config: SftConfig, folder: Path, seed: int, queue: "Queue[Example]") -> None:
+    """Producer process: examples without end."""
+    torch.set_num_threads(1)
+    renderer = Renderer.load(folder)
+    for example in draw_examples(seed, renderer, config.max_length):
+        queue.put(example)
+
+
+def draw_batch(queue: "Queue[Example]", carry: list[Example], budget: int) -> list[Example]:
+    """Examples up to `budget` tokens; the one that did not fit waits in `carry`."""
+    batch: list[Example] = []
+    used = 0
+    while True:
+        example = carry.pop() if carry else queue.get()
+        used += len(example.token_ids)
+        if batch and used > budget:
+            carry.append(example)
+            return batch
+        batch.append(example)
+
+
+def batch_loss(
+    model: Qwen3, batch: list[Example], read_weight: float, rng: torch.Generator
+) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    """Mean next-token loss over what was said, plus what was read at `read_weight`; and said loss by role.
+
+    Read tokens are sampled at rate `read_weight` instead of being weighted: same mean, fewer logits.
+    """
+    ids = torch.from_numpy(np.concatenate([e.token_ids for e in batch])).long()
+    said = torch.from_numpy(np.concatenate([e.said for e in batch]))
+    lengths = torch.tensor([len(e.token_ids) for e in batch])
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    positions = torch.cat([torch.arange(n) for n in lengths.tolist()])
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model(ids, positions, PackedAttention(cu_seqlens))
+        first = torch.zeros(len(ids), dtype=torch.bool)
+        first[cu_seqlens[:-1]] = True
+        chosen = (said | (torch.rand(len(ids), generator=rng) < read_weight)) & ~first
+        target = chosen.nonzero()[:, 0]
+        logits = model.logits(hidden[target - 1])
+    losses = F.cross_entropy(logits.float(), ids[target], reduction="none")
+    by_role: dict[str, list[float]] = defaultdict(list)
+    which = torch.bucketize(target, cu_seqlens[1:], right=True)
+    for index, example in enumerate(batch):
+        own = losses.detach()[(which == index) & said[target]]
+        by_role[example.role].append(own.mean().item())
+    # Divided by a constant, not by the count: a long table's tokens weigh as much as a short one's.
+    return losses.sum() / (0.35 * len(ids)), by_role
+
+
+def rate_at(share: float, step: int, config: SftConfig) -> float:
+    """Learning rate after `share` of the time: warm-up by steps, flat, linear decay."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    left = min(1.0, (1.0 - share) / config.decay_share)
+    return config.learning_rate * warm * max(left, 0.02)
+
+
+def start_model(config: SftConfig, out: Path, rank: int) -> Qwen3:
+    """Weights from `config.start`, or a new tokenizer and an induction start."""
+    if config.start:
+        if rank == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+                (out / name).write_bytes((Path(config.start) / name).read_bytes())
+        return load_model(config.start)
+    tokenizer = build_tokenizer(config.stems, config.seed)
+    if rank == 0:
+        save_tokenizer(tokenizer, out)
+    vocab_size = math.ceil(tokenizer.get_vocab_size() / 64) * 64
+    model = Qwen3(
+        ModelConfig(
+            architecture="Qwen3ForCausalLM",
+            vocab_size=vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_heads,
+            head_dim=64,
+            max_position_embeddings=config.max_positions,
+            rope_theta=config.rope_theta,
+        )
+    )
+    init_induction(model, config.seed, stem_ids(tokenizer.get_vocab(), vocab_size))
+    return model
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or "=" in sys.argv[1]:
+        sys.exit("usage: python train/sft.py OUT [key=value ...]")
+    out = Path(sys.argv[1])
+    try:
+        config = load_settings(SftConfig, sys.argv[2:])
+    except ValueError as error:
+        sys.exit(f"sft: {error}")
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if ranks > 1:
+        dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+    model = start_model(config, out, rank)
+    if ranks > 1:
+        dist.barrier()
+
+    queue: Queue[Example] = multiprocessing.get_context("fork").Queue(maxsize=256)  # type: ignore[assignment]
+    producer = multiprocessing.get_context("fork").Process(
+        target=stream, args=(config, out, config.seed * 1000 + rank, queue), daemon=True
+    )
+    producer.start()
+
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    rng = torch.Generator().manual_seed(config.seed * 1000 + rank)
+    carry: list[Example] = []
+    losses: dict[str, list[float]] = defaultdict(list)
+    tokens, step, saved = 0, 0, 0.0
+    began = time.monotonic()
+    share = torch.zeros(1)
+    log = (out / "sft_log.jsonl").open("a") if rank == 0 else None
+    while share.item() < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(share.item(), step, config)
+        batch = draw_batch(queue, carry, config.tokens_per_step)
+        loss, by_role = batch_loss(model, batch, config.read_weight, rng)
+        loss.backward()
+        if ranks > 1:
+            for parameter in model.parameters():
+                dist.all_reduce(parameter.grad)
+                parameter.grad.div_(ranks)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        tokens += sum(len(e.token_ids) for e in batch) * ranks
+        for role, values in by_role.items():
+            losses[role] += values
+        minutes = (time.monotonic() - began) / 60
+        share.fill_(minutes / config.minutes)
+        if ranks > 1:
+            dist.broadcast(share, 0)
+        if log is not None and step % 50 == 0:
+            line = {"step": step, "minutes": round(minutes, 2), "tokens": tokens, "grad_norm": round(norm.item(), 3)}
+            line |= {f"loss_{role}": round(float(np.mean(v)), 4) for role, v in sorted(losses.items())}
+            print(json.dumps(line), file=log, flush=True)
+            print(line, file=sys.stderr, flush=True)
+            losses.clear()
+        if rank == 0 and minutes - saved >= config.save_minutes:
+            saved = minutes
+            save_model(model, out, torch.bfloat16)
+    producer.terminate()
+    if rank == 0:
+        save_model(model, out, torch.bfloat16)
+        record = asdict(config) | {"steps": step, "tokens": tokens, "ranks": ranks}
+        (out / "sft.json").write_text(json.dumps(record, indent=2) + "\n")
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

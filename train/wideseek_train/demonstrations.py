@@ -1,0 +1,86 @@
+"""Supervised examples: the expert at work in the real agent loop, kept as token ids and a mask of what was said.
+
+Because the rollouts are those of `wideseek.agents`, every template token, hint and tool text is what the model will see.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wideseek.agents.limits import Limits
+from wideseek.agents.prompts import load_prompts
+from wideseek.agents.research import Research
+from wideseek.generation import Message, ToolSchema
+from wideseek.model.renderer import Renderer
+from wideseek.tools.corpus import Corpus
+from wideseek.trajectory import Rollout, Trajectory
+from wideseek.worlds.expert import ExpertDialogue
+from wideseek.worlds.tasks import Kind, Task, make_task
+
+WIDTHS = (10, 10, 10, 10, 10, 10, 8, 6, 5, 4, 3, 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One trajectory: token_ids [T] int32 and said [T] bool, True where the expert spoke; role for the loss report."""
+
+    token_ids: np.ndarray
+    said: np.ndarray
+    role: str
+
+
+def demonstrate(task: Task, renderer: Renderer, workflow: str, width: int) -> Rollout:
+    """The expert's rollout on a task, `width` subagents a call at most."""
+    corpus = Corpus.from_pages(task.pages)
+
+    def open_dialogue(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> ExpertDialogue:
+        return ExpertDialogue(task, renderer, messages, tools)
+
+    research = Research(
+        open_lead=open_dialogue,
+        open_sub=open_dialogue,
+        search=corpus,
+        access=corpus,
+        prompts=load_prompts("en"),
+        limits=Limits(width=width),
+    )
+    return asyncio.run(research.run(task.question, workflow="single" if workflow == "single" else "team"))
+
+
+def to_example(trajectory: Trajectory, role: str) -> Example:
+    """A trajectory's ids and mask."""
+    pairs = list(trajectory.token_ids())
+    ids = np.fromiter((token for token, _ in pairs), dtype=np.int32, count=len(pairs))
+    said = np.fromiter((sampled for _, sampled in pairs), dtype=bool, count=len(pairs))
+    return Example(ids, said, role)
+
+
+def _draw_rows(rng: random.Random) -> tuple[int, int]:
+    """Mostly narrow tables, now and then a very wide one: a wide lead costs as much as ten narrow ones."""
+    return rng.choices(((1, 3), (2, 8), (6, 12), (10, 20), (20, 35), (35, 52)), (14, 42, 24, 12, 5, 3))[0]
+
+
+def draw_examples(seed: int, renderer: Renderer, max_length: int) -> Iterator[Example]:
+    """An endless stream of examples of all roles; at most four subagents of a rollout are kept.
+
+    Trajectories above `max_length` tokens are dropped.
+    """
+    rng = random.Random(f"demonstrations/{seed}")
+    while True:
+        kind: Kind = "boxed" if rng.random() < 0.13 else "table"
+        single = rng.random() < 0.08
+        rows = rng.choice(((1, 3), (2, 8))) if single else _draw_rows(rng)
+        if kind == "boxed":
+            rows = (1, 4)
+        task = make_task(rng.getrandbits(48), "train", rows, kind)
+        rollout = demonstrate(task, renderer, "single" if single else "team", rng.choice(WIDTHS))
+        lead, *subs = rollout.trajectories
+        kept = subs[:1] + rng.sample(subs[1:], min(3, len(subs) - 1)) if subs else []
+        for trajectory in (lead, *kept):
+            listing = trajectory.role == "sub" and trajectory.task.startswith("list: ")
+            example = to_example(trajectory, "list" if listing else trajectory.role)
+            if len(example.token_ids) <= max_length:
+                yield example

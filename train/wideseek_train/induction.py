@@ -1,0 +1,138 @@
+"""Start weights from which copying works at step 0; the network stays a plain Qwen3.
+
+Layer 0 holds previous-token heads (offsets 1 and 2) that write the content of the token before, and of the one before that,
+into subspaces of their own. Layer 1 holds match heads: where the last one or two tokens occurred before, copy the token that
+followed (Olsson et al. 2022, "In-context learning and induction heads"). Everything else starts small.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from wideseek_kernels.rotary import apply_rotary
+
+from wideseek.model.qwen3 import Qwen3, rotary_frequencies, rotary_tables
+
+CONTENT = 64  # size of a token's content; must not exceed head_dim
+CONST = 3 * CONTENT  # the direction every embedding shares, from which position-only queries are made
+
+
+@torch.no_grad()
+def init_induction(model: Qwen3, seed: int, stems: list[tuple[int, int]]) -> None:
+    """Overwrite `model`'s weights. `stems[v]` = (stem id, spelling) of token v: spellings of a stem start as near copies.
+
+    Needs qk-norm, a tied head, as many key heads as query heads, at least 4 of them, head_dim 64 and hidden >= 193.
+    ValueError otherwise.
+    """
+    config = model.config
+    if not (config.qk_norm and config.tied_head and config.num_kv_heads == config.num_heads >= 4):
+        raise ValueError("the induction start needs Qwen3 with a tied head and 4 or more key heads, one a query head")
+    if config.head_dim != CONTENT or config.hidden_size <= CONST or config.num_layers < 2:
+        raise ValueError(f"the induction start needs head_dim {CONTENT}, hidden size above {CONST} and 2 layers")
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.fill_(1.0)
+        else:
+            fan_in = parameter.shape[-1]
+            gain = 0.1 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain / math.sqrt(fan_in))
+    _init_embedding(model.model.embed_tokens.weight, stems, generator)
+    model.model.norm.weight.fill_(0.8)
+    _init_previous_heads(model, offsets=(1, 2))
+    _init_match_heads(model, generator)
+
+
+def _init_embedding(weight: Tensor, stems: list[tuple[int, int]], generator: torch.Generator) -> None:
+    """Unit content a token, one shared constant; spellings differ by small shared vectors."""
+    base = torch.randn(max(stem for stem, _ in stems) + 1, CONTENT, generator=generator)
+    shift = torch.randn(4, CONTENT, generator=generator) * 0.35
+    shift[0] = 0
+    index = torch.tensor(stems)
+    content = base[index[:, 0]] + shift[index[:, 1]]
+    weight.copy_(torch.randn(weight.shape, generator=generator) * 0.02)
+    weight[:, :CONTENT] = content / content.norm(dim=-1, keepdim=True)
+    weight[:, CONST] = 1.0
+
+
+def _head(weight: Tensor, head: int) -> Tensor:
+    return weight[head * CONTENT : (head + 1) * CONTENT]
+
+
+def _init_previous_heads(model: Qwen3, offsets: tuple[int, ...]) -> None:
+    """Head h of layer 0 attends to the token offsets[h] back and copies its content to subspace 1 + h."""
+    attn = model.model.layers[0].self_attn
+    cos, sin = rotary_tables(model.config, torch.device("cpu"))
+    key = torch.zeros(1, 1, CONTENT)
+    half = CONTENT // 2
+    # Three fast pairs with unlike periods: their sum peaks at the wanted offset only.
+    frequencies = rotary_frequencies(model.config)
+    fast = [int((frequencies - f).abs().argmin()) for f in (1.0, 0.42, 0.17)]
+    for pair, share in zip(fast, (0.5, 0.3, 0.2), strict=True):
+        key[0, 0, pair] = math.sqrt(share)
+    attn.q_norm.weight.fill_(4.0)
+    attn.k_norm.weight.fill_(4.0)
+    for head, offset in enumerate(offsets):
+        # A query turned back by `offset` meets the key of that many tokens before at angle zero.
+        back, _ = apply_rotary(key, key, cos[offset : offset + 1], -sin[offset : offset + 1])
+        for weight, vector in ((attn.q_proj.weight, back), (attn.k_proj.weight, key)):
+            _head(weight, head).zero_()
+            _head(weight, head)[:, CONST] = vector[0, 0]
+        _head(attn.v_proj.weight, head).zero_()
+        _head(attn.v_proj.weight, head)[:, :CONTENT] = torch.eye(CONTENT)
+        columns = slice(head * CONTENT, (head + 1) * CONTENT)
+        attn.o_proj.weight[:, columns].zero_()
+        rows = slice((1 + head) * CONTENT, (2 + head) * CONTENT)
+        # Values come normalised to rms 1 over the hidden size; bring them back to unit content.
+        scale = math.sqrt(2.0 / model.config.hidden_size)
+        attn.o_proj.weight[rows, columns] = torch.eye(CONTENT) * scale
+    assert half * 2 == CONTENT
+
+
+def _init_match_heads(model: Qwen3, generator: torch.Generator) -> None:
+    """Layer 1: head 0 matches the last token, head 1 the last two, head 2 the one before the last; all copy what followed."""
+    attn = model.model.layers[1].self_attn
+    frequencies = rotary_frequencies(model.config)
+    slow = [f for f in range(CONTENT // 2) if frequencies[f] < 3e-4]  # stand still over thousands of tokens
+    dims = [*slow, *(f + CONTENT // 2 for f in slow)]
+    attn.q_norm.weight.fill_(4.0)
+    attn.k_norm.weight.fill_(4.0)
+    scale = math.sqrt(4.0 / model.config.hidden_size)
+
+    def project(size: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(CONTENT, size, generator=generator))[0].T
+
+    current, before, before2 = (slice(i * CONTENT, (i + 1) * CONTENT) for i in range(3))
+    for head, pairs in enumerate(([(current, before)], [(current, before), (before, before2)], [(before, before2)])):
+        _head(attn.q_proj.weight, head).zero_()
+        _head(attn.k_proj.weight, head).zero_()
+        share = len(dims) // len(pairs)
+        for part, (query, key) in enumerate(pairs):
+            matrix = project(share)
+            rows = torch.tensor(dims[part * share : (part + 1) * share]) + head * CONTENT
+            attn.q_proj.weight[rows, query] = matrix
+            attn.k_proj.weight[rows, key] = matrix
+        _head(attn.v_proj.weight, head).zero_()
+        _head(attn.v_proj.weight, head)[:, :CONTENT] = torch.eye(CONTENT)
+        columns = slice(head * CONTENT, (head + 1) * CONTENT)
+        attn.o_proj.weight[:, columns].zero_()
+        attn.o_proj.weight[:CONTENT, columns] = torch.eye(CONTENT) * scale * (6.0, 8.0, 3.0)[head]
+
+
+def spelling_of(token: str) -> tuple[str, int]:
+    """(stem, spelling 0 to 3) of a byte-level token: bit 0 leading space, bit 1 capital."""
+    space = token.startswith("Ġ") and len(token) > 1
+    stem = token[1:] if space else token
+    capital = stem[:1].isascii() and stem[:1].isupper()
+    return (stem[:1].lower() + stem[1:] if capital else stem), space + 2 * capital
+
+
+def stem_ids(vocab: dict[str, int], size: int) -> list[tuple[int, int]]:
+    """(stem id, spelling) for every token id below `size`; ids without a token get stems of their own."""
+    ids: dict[str, int] = {}
+    result = [(-1, 0)] * size
+    for token, index in sorted(vocab.items(), key=lambda item: item[1]):
+        stem, spelling = spelling_of(token)
+        result[index] = (ids.setdefault(stem, len(ids)), spelling)
+    fresh = len(ids)
+    return [(fresh + i, 0) if stem < 0 else (stem, spelling) for i, (stem, spelling) in enumerate(result)]

@@ -1,0 +1,263 @@
+"""The scripted expert: how a careful team would work on a world, in the exact texts a model is trained on.
+
+Every pointer in these texts is an induction step (`research: copying is learnable when the token before a copied item
+occurs before its source`): items are numbered everywhere, columns are named once in the first thought and repeated in the
+same words, report lines are the rows of the final table.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wideseek.generation import Completion, Message, ModelFailure, Reply, Sampling, ToolSchema
+from wideseek.model.dialogue import TokenDialogue
+from wideseek.model.renderer import Renderer
+from wideseek.worlds.tasks import Task
+
+_WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]\s*$")
+_ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
+_ROW = re.compile(r"^(\d+) \| (.+)$", re.MULTILINE)
+_HIT = re.compile(r"^\d+\. (https://\S+)\n([^\n]*)", re.MULTILINE)
+
+
+def _call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def _quote(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What the end of a message says about the turn to come."""
+
+    turn: int
+    turns: int
+    width: int
+
+    @classmethod
+    def read(cls, text: str) -> "Hint":
+        found = _WIDTH.search(text)
+        assert found is not None, f"no hint in {text[-80:]!r}"
+        return cls(int(found[1]), int(found[2]), int(found[3] or 0))
+
+
+def _columns(task: Task) -> list[str]:
+    return list(task.columns) if task.kind == "table" else ["name", *task.phrasing.columns]
+
+
+def _named_items(task: Task) -> dict[int, str]:
+    """The items the question itself names, numbered; none when a list must be found."""
+    named = (task.phrasing.span,) if task.kind == "boxed" else task.phrasing.entities
+    return dict(enumerate(named, 1))
+
+
+def _plan(task: Task) -> str:
+    """The first thought: what is looked for, and which facts."""
+    if task.kind == "boxed":
+        return f"<think>\nfind: {task.phrasing.span}\nfact: {task.phrasing.columns[0]}\n</think>\n\n"
+    return f"<think>\nfind: {task.phrasing.span}\ncolumns: {', '.join(_columns(task))}\n</think>\n\n"
+
+
+def _answer(task: Task, rows: dict[int, str]) -> str:
+    if task.kind == "boxed":
+        cells = rows.get(1, "unknown").split(" | ")
+        return f"\\boxed{{{cells[-1]}}}"
+    header = " | ".join(["#", *_columns(task)])
+    rule = " | ".join(["---"] * (len(_columns(task)) + 1))
+    lines = [f"| {k} | {rows[k]} |" for k in sorted(rows)]
+    return "\n".join(["```markdown", f"| {header} |", f"| {rule} |", *lines, "```"])
+
+
+class LeadExpert:
+    """Find the list, then one subtask an item in waves as wide as allowed, then the table."""
+
+    def __init__(self, task: Task, first: str) -> None:
+        self.task = task
+        self.hint = Hint.read(first)
+        self.items = _named_items(task)
+        self.rows: dict[int, str] = {}
+        self.started = False
+
+    def see(self, tool_text: str) -> None:
+        self.hint = Hint.read(tool_text)
+        rows = {int(k): row for k, row in _ROW.findall(tool_text)}
+        if not self.items:
+            self.items = {int(k): name for k, name in _ITEM.findall(tool_text)}
+            if len(self.task.columns) == 1:
+                rows = dict(self.items)
+        self.rows |= rows
+
+    def speak(self) -> str:
+        if not self.started:
+            self.started = True
+            if self.items:
+                return _plan(self.task) + self._spawn(self._prompts(1, min(self.hint.width, len(self.items))))
+            return _plan(self.task) + self._spawn([f"list: {self.task.phrasing.span}"])
+        total, done = len(self.items), max(self.rows, default=0)
+        if done >= total or self.hint.turn >= self.hint.turns:
+            return f"<think>\n{total} items, done\n</think>\n\n{_answer(self.task, self.rows)}"
+        last = min(done + self.hint.width, total)
+        thought = f"<think>\n{total} items, {done + 1} to {last}\n</think>\n\n"
+        return thought + self._spawn(self._prompts(done + 1, last))
+
+    def _prompts(self, first: int, last: int) -> list[str]:
+        facts = ", ".join(self.task.phrasing.columns)
+        return [f"{k}. {self.items[k]}: {facts}" for k in range(first, last + 1)]
+
+    def _spawn(self, prompts: list[str]) -> str:
+        entries = ", ".join(f'{{"prompt": "{_quote(p)}"}}' for p in prompts)
+        return _call("create_sub_agents", f'{{"sub_agents": [{entries}]}}')
+
+
+def _pick_url(results: str, wanted: str) -> str | None:
+    """The hit whose title is what was wanted, else the first."""
+    hits = _HIT.findall(results)
+    for url, line in hits:
+        if line.lower().startswith(wanted.lower() + ":"):
+            return str(url)
+    return str(hits[0][0]) if hits else None
+
+
+def _read_facts(task: Task, page: str, asked: Sequence[str]) -> list[tuple[str, str]]:
+    """(label on the page, value) for each asked fact, in order; (asked words, "unknown") where the page is silent."""
+    label_of = dict(zip(task.phrasing.columns, task.labels, strict=True))
+    facts = dict(line.split(": ", 1) for line in page.splitlines() if ": " in line)
+    found = []
+    for words in asked:
+        label = label_of.get(words, words)
+        found.append((label, facts[label]) if label in facts else (words, "unknown"))
+    return found
+
+
+class SubExpert:
+    """Search, open, report: a list of items, or one row of facts."""
+
+    def __init__(self, task: Task, first: str) -> None:
+        self.task = task
+        self.subtask = _WIDTH.sub("", first).rsplit("Subtask: ", 1)[1].strip()
+        self.seen: list[str] = []
+
+    def see(self, tool_text: str) -> None:
+        self.seen.append(tool_text)
+
+    def speak(self) -> str:
+        listing = self.subtask.startswith("list: ")
+        number, _, rest = self.subtask.partition(". ")
+        name = self.subtask.removeprefix("list: ") if listing else rest.rsplit(": ", 1)[0]
+        if not self.seen:
+            return _call("search", f'{{"queries": [{{"query": "{_quote(name)}"}}]}}')
+        if len(self.seen) == 1:
+            url = _pick_url(self.seen[0], name)
+            if url is not None:
+                return _call("access", f'{{"urls": [{{"url": "{url}", "info_to_extract": "all"}}]}}')
+        page = _WIDTH.sub("", self.seen[-1]).strip()
+        if listing:
+            at = re.search(r"^\d+ items$", page, re.MULTILINE)
+            return page[at.start() :] if at else "no list found"
+        facts = _read_facts(self.task, page, rest.rsplit(": ", 1)[1].split(", "))
+        thought = "\n".join(f"{label}: {value}" for label, value in facts)
+        row = " | ".join([number, name, *(value for _, value in facts)])
+        return f"<think>\n{thought}\n</think>\n\n{row}"
+
+
+class SingleExpert:
+    """The same work without a team: list, then search and read item after item."""
+
+    def __init__(self, task: Task, first: str) -> None:
+        self.task = task
+        self.hint = Hint.read(first)
+        self.items = _named_items(task)
+        self.rows: dict[int, str] = {}
+        self.step = "plan"
+        self.last = ""
+
+    def see(self, tool_text: str) -> None:
+        self.hint = Hint.read(tool_text)
+        self.last = _WIDTH.sub("", tool_text).strip()
+
+    def speak(self) -> str:
+        if self.step == "plan":
+            self.step = "open"
+            return _plan(self.task) + self._search(self.items.get(1, self.task.phrasing.span))
+        listing = not self.items
+        name = self.task.phrasing.span if listing else self.items[len(self.rows) + 1]
+        if self.step == "open":
+            self.step = "read"
+            url = _pick_url(self.last, name)
+            if url is not None and self.hint.turn < self.hint.turns:
+                return _call("access", f'{{"url": "{url}", "info_to_extract": "all"}}')
+        thought = ""
+        if listing:
+            self.items = {int(k): item for k, item in _ITEM.findall(self.last)}
+            if len(self.task.columns) == 1:
+                self.rows = dict(self.items)
+        else:
+            k = len(self.rows) + 1
+            facts = _read_facts(self.task, self.last, self.task.phrasing.columns)
+            self.rows[k] = " | ".join([name, *(value for _, value in facts)])
+            thought = "\n".join(f"{label}: {value}" for label, value in facts) + f"\n{k} | {self.rows[k]}\n"
+        total, done = len(self.items), len(self.rows)
+        if done >= total or self.hint.turn >= self.hint.turns - 1:
+            return f"<think>\n{thought}{total} items, done\n</think>\n\n{_answer(self.task, self.rows)}"
+        self.step = "open"
+        follow = f"{thought}{total} items, next {done + 1}. {self.items[done + 1]}"
+        return f"<think>\n{follow}\n</think>\n\n{self._search(self.items[done + 1])}"
+
+    def _search(self, query: str) -> str:
+        return _call("search", f'{{"query": "{_quote(query)}"}}')
+
+
+@dataclass
+class ExpertDialogue:
+    """A Dialogue whose replies come from the expert of its role; token ids are kept as for a model."""
+
+    task: Task
+    renderer: Renderer
+    messages: Sequence[Message]
+    tools: Sequence[ToolSchema]
+    expert: LeadExpert | SubExpert | SingleExpert = field(init=False)
+    dialogue: TokenDialogue = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {tool["function"]["name"] for tool in self.tools}
+        first = self.messages[-1].content
+        single = "queries" not in str(self.tools)
+        role = LeadExpert if "create_sub_agents" in names else SingleExpert if single else SubExpert
+        self.expert = role(self.task, first)
+        self.dialogue = TokenDialogue(self.renderer, self._generate, self.messages, self.tools, max_model_len=1 << 20)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.dialogue.num_tokens
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        return self.dialogue.token_ids
+
+    def count_tool_tokens(self, text: str) -> int:
+        return self.dialogue.count_tool_tokens(text)
+
+    def add_tool(self, text: str) -> None:
+        self.expert.see(text)
+        self.dialogue.add_tool(text)
+
+    async def reply(self, sampling: Sampling, cancel: asyncio.Event | None = None) -> Reply | ModelFailure:
+        return await self.dialogue.reply(sampling, cancel)
+
+    async def _generate(
+        self, token_ids: Sequence[int], sampling: Sampling, cancel: asyncio.Event | None = None
+    ) -> Completion:
+        ids = (*self.renderer.encode(self.expert.speak()), self.renderer.stop_token_ids[0])
+        zeros = (0.0,) * len(ids)
+        return Completion(
+            token_ids=ids,
+            logprobs=zeros,
+            plain_logprobs=zeros,
+            finish_reason="stop",
+            weight_version=0,
+            cached_tokens=0,
+            prompt_tokens=len(token_ids),
+        )

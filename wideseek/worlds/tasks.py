@@ -1,0 +1,246 @@
+"""Procedural worlds: pages, a question about them and its exact answer, all from one seed.
+
+A world holds a target list of entities with a page each, other lists that look like it (same kind elsewhere, other kinds in
+the same place), and pages that merely mention a target. Values never repeat between worlds, so that an agent must search
+and copy.
+"""
+
+import random
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wideseek.tools.outcome import Page
+from wideseek.worlds.lexicon import Attribute, Lexicon, Split, load_lexicon
+from wideseek.worlds.phrasing import Phrasing, ask_entities, ask_fact, ask_list
+from wideseek.worlds.values import draw_value
+
+Kind = Literal["table", "boxed"]
+_SITE = "https://atlas.wideseek/"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A question, the pages it can be answered from, and the exact answer.
+
+    columns[0] is the key column; rows are in the order of the list page; `phrasing` marks the question's pieces for the
+    scripted expert and is never shown to a model.
+    """
+
+    id: str
+    question: str
+    kind: Kind
+    columns: tuple[str, ...]
+    key: str
+    rows: tuple[tuple[str, ...], ...]
+    answer: str | None
+    pages: tuple[Page, ...]
+    phrasing: Phrasing
+    labels: tuple[str, ...]
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Entity:
+    name: str
+    facts: dict[str, str]
+    alias: str = ""
+
+
+@dataclass(slots=True)
+class _List:
+    title: str
+    relation: str
+    kind: tuple[str, str]
+    place: str
+    entities: list[_Entity]
+
+
+class _World:
+    """Draws one world; every choice comes from the one rng."""
+
+    def __init__(self, seed: int, split: Split) -> None:
+        self.rng = random.Random(f"world/{split}/{seed}")
+        self.lexicon: Lexicon = load_lexicon(split)
+        self.split: Split = split
+        self.names: set[str] = set()
+
+    def fresh_name(self) -> str:
+        while True:
+            name = self.lexicon.name(self.rng)
+            if self.rng.random() < 0.03:
+                name = f"{name} ({self.lexicon.word(self.rng).capitalize()})"
+            if name.lower() not in self.names:
+                self.names.add(name.lower())
+                return name
+
+    def draw_attributes(self, count: int) -> list[Attribute]:
+        """Attributes of a kind; in training a third of the labels are made-up words, so that none can be presumed."""
+        chosen = self.rng.sample(self.lexicon.attributes, count)
+        if self.split == "test":
+            return chosen
+        return [self._invent(a) if self.rng.random() < 0.3 else a for a in chosen]
+
+    def _invent(self, attribute: Attribute) -> Attribute:
+        words = [self._long_word() for _ in range(self.rng.choice((1, 1, 2)))]
+        label = " ".join(words)
+        plural = label[:-1] + "ies" if label[-1] == "y" else label + "s"
+        return Attribute(label, (plural,), attribute.kind)
+
+    def _long_word(self) -> str:
+        """A made-up word that cannot be taken for a function word."""
+        word = ""
+        while len(word) < 4:
+            word = self.lexicon.word(self.rng)
+        return word
+
+    def draw_kind(self) -> tuple[str, str]:
+        if self.split == "train" and self.rng.random() < 0.3:
+            word = self._long_word()
+            return word, word[:-1] + "ies" if word[-1] == "y" else word + "s"
+        return self.rng.choice(self.lexicon.kinds)
+
+    def draw_entities(self, count: int, attributes: list[Attribute]) -> list[_Entity]:
+        return [
+            _Entity(self.fresh_name(), {a.label: draw_value(a.kind, self.lexicon, self.rng) for a in attributes})
+            for _ in range(count)
+        ]
+
+    def phrase(self, kinds: str, place: str) -> str:
+        """What a list is about, as in "castles in Morlen"."""
+        rng = self.rng
+        relation = rng.choice(self.lexicon.relations)
+        return relation.format(
+            p=kinds,
+            r=place,
+            n=rng.randint(2, 20),
+            y=rng.randint(1500, 2020),
+            g=rng.choice(self.lexicon.groups),
+            a=rng.choice(self.lexicon.adjectives),
+        )
+
+
+def _page_url(title: str) -> str:
+    ascii_title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+    return _SITE + re.sub(r"[^A-Za-z0-9'()-]+", "_", ascii_title).strip("_")
+
+
+_SENTENCES = (
+    "{e} is one of the {l}.", "{e} belongs to the {l}.", "{e}, a {o}, is listed among the {l}.", "{e} is a {o}.",
+    "{e} is a {o} in {r}.", "{e} counts among the {l}.",
+)  # fmt: skip
+
+
+def _entity_page(world: _World, entity: _Entity, home: _List, order: list[str]) -> Page:
+    sentence = world.rng.choice(_SENTENCES).format(e=entity.name, l=home.relation, o=home.kind[0], r=home.place)
+    facts = [f"{label}: {entity.facts[label]}" for label in order if label in entity.facts]
+    text = "\n".join((entity.name, sentence, *facts))
+    aliases = (entity.alias,) if entity.alias else ()
+    return Page(title=entity.name, url=_page_url(entity.name), text=text, aliases=aliases, snippet=sentence)
+
+
+def _list_page(world: _World, listing: _List) -> Page:
+    names = [entity.name for entity in listing.entities]
+    sentence = world.rng.choice(
+        ("This page lists the {l}.", "A list of {l}.", "{l} known to this site.", "All {l}, each with a page of its own.")
+    ).format(l=listing.relation)
+    sentence = sentence[0].upper() + sentence[1:]
+    lines = [f"{k}. {name}" for k, name in enumerate(names, 1)]
+    text = "\n".join((listing.title, sentence, f"{len(names)} items", *lines))
+    return Page(title=listing.title, url=_page_url(listing.title), text=text, snippet=sentence)
+
+
+def _draw_lists(world: _World, rows: int) -> tuple[list[_List], list[Attribute]]:
+    """The target list first, then two to four lists that resemble it."""
+    rng = world.rng
+    attributes = world.draw_attributes(rng.randint(4, 11))
+    places = [world.fresh_name() for _ in range(3)]
+    one, many = world.draw_kind()
+    lists: list[_List] = []
+
+    def add(one: str, many: str, place: str, count: int, facts: list[Attribute]) -> None:
+        relation = world.phrase(many, place)
+        title = relation[0].upper() + relation[1:]
+        if all(title.lower() != other.title.lower() for other in lists):
+            lists.append(_List(title, relation, (one, many), place, world.draw_entities(count, facts)))
+
+    add(one, many, places[0], rows, attributes)
+    for _ in range(rng.randint(1, 2)):
+        add(one, many, rng.choice(places[1:]), rng.randint(2, 5), attributes)
+    for _ in range(rng.randint(1, 2)):
+        other_one, other_many = world.draw_kind()
+        add(other_one, other_many, places[0], rng.randint(2, 4), world.draw_attributes(5))
+    return lists, attributes
+
+
+def _asked_form(attribute: Attribute, rng: random.Random, narrow: bool) -> str:
+    question_words = ("how ", "who ", "when ", "where ")
+    forms = [f for f in attribute.asked if narrow or not f.startswith(question_words)]
+    return rng.choice(forms) if forms and rng.random() < 0.45 else attribute.label
+
+
+def make_task(seed: int, split: Split, rows: tuple[int, int] = (3, 10), kind: Kind | None = None) -> Task:
+    """The task of a seed: a table question over `rows` items (inclusive range), or a boxed one about a single item.
+
+    kind None draws one boxed question in six. ValueError for an empty range.
+    """
+    if not 1 <= rows[0] <= rows[1]:
+        raise ValueError(f"rows must be a range of at least 1, not {rows}")
+    world = _World(seed, split)
+    rng = world.rng
+    kind = kind or ("boxed" if rng.random() < 1 / 6 else "table")
+    lists, attributes = _draw_lists(world, rng.randint(*rows))
+    target = lists[0]
+    count = 1 if kind == "boxed" else rng.choices((0, 1, 2, 3, 4, 5), (6, 28, 30, 21, 10, 5))[0]
+    asked = rng.sample(attributes, min(count, len(attributes)))
+    words = tuple(_asked_form(a, rng, kind == "boxed") for a in asked)
+    labels = tuple(a.label for a in asked)
+    for entity in target.entities:
+        for label in labels:
+            if rng.random() < 0.02:
+                del entity.facts[label]
+    subject = rng.choice(target.entities)
+    if kind == "boxed" and rng.random() < 0.15:
+        subject.alias = world.fresh_name()
+    pages = _pages(world, lists)
+    if kind == "boxed":
+        phrasing = ask_fact(subject.alias or subject.name, words[0], split, rng)
+        answer = subject.facts.get(labels[0], "unknown")
+        return Task(
+            f"{split}-{seed}", phrasing.question, kind, phrasing.columns, "", (), answer, pages, phrasing, labels
+        )
+    chosen = target.entities
+    if words and len(chosen) <= 12 and rng.random() < 0.08:
+        chosen = rng.sample(chosen, min(len(chosen), rng.randint(1, 5)))
+        if len(chosen) == 1 and len(words) == 1:
+            chosen = rng.sample(target.entities, min(2, len(target.entities)))
+        phrasing = ask_entities(tuple(e.name for e in chosen), words, split, rng)
+    else:
+        phrasing = ask_list(target.relation, target.kind, words, split, rng)
+    columns = (phrasing.key_header or "name", *phrasing.columns)
+    gold = tuple((e.name, *(e.facts.get(label, "unknown") for label in labels)) for e in chosen)
+    aliases = {c: [label] for c, label in zip(phrasing.columns, labels, strict=True) if c != label}
+    return Task(
+        f"{split}-{seed}", phrasing.question, kind, columns, columns[0], gold, None, pages, phrasing, labels, aliases
+    )
+
+
+def _pages(world: _World, lists: list[_List]) -> tuple[Page, ...]:
+    """All pages of a world: lists, entities, and a few that only mention a target."""
+    rng = world.rng
+    pages = [_list_page(world, listing) for listing in lists]
+    for listing in lists:
+        order = sorted({label for entity in listing.entities for label in entity.facts})
+        rng.shuffle(order)
+        pages += [_entity_page(world, entity, listing, order) for entity in listing.entities]
+    for entity in rng.sample(lists[0].entities, min(3, len(lists[0].entities))):
+        title = world.fresh_name()
+        sentence = f"{title} is often mentioned together with {entity.name}."
+        pages.append(Page(title=title, url=_page_url(title), text=f"{title}\n{sentence}", snippet=sentence))
+    return tuple(pages)
+
+
+def make_tasks(split: Split, count: int, seed: int = 0, rows: tuple[int, int] = (3, 10), kind: Kind | None = None) -> list[Task]:
+    """`count` tasks with consecutive seeds from `seed * 1_000_000`."""
+    return [make_task(seed * 1_000_000 + index, split, rows, kind) for index in range(count)]
