@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 Settings = TypeVar("Settings")
 
 
-def load_settings(kind: type[Settings], words: Sequence[str], preset: dict[str, Any] | None = None) -> Settings:
+def load_settings(
+    kind: type[Settings], words: Sequence[str], preset: dict[str, Any] | None = None
+) -> Settings:
     """`kind` with a preset's values, overridden by `key=value` words.
 
     Fields are int, float, str or bool. ValueError names the key and the value that does not fit.

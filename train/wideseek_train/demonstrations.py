@@ -47,7 +47,9 @@ def demonstrate(task: Task, renderer: Renderer, workflow: str, width: int) -> Ro
         prompts=load_prompts("en"),
         limits=Limits(width=width),
     )
-    return asyncio.run(research.run(task.question, workflow="single" if workflow == "single" else "team"))
+    return asyncio.run(
+        research.run(task.question, workflow="single" if workflow == "single" else "team")
+    )
 
 
 def to_example(trajectory: Trajectory, role: str) -> Example:
@@ -60,7 +62,9 @@ def to_example(trajectory: Trajectory, role: str) -> Example:
 
 def _draw_rows(rng: random.Random) -> tuple[int, int]:
     """Mostly narrow tables, now and then a very wide one: a wide lead costs as much as ten narrow ones."""
-    return rng.choices(((1, 3), (2, 8), (6, 12), (10, 20), (20, 35), (35, 52)), (14, 42, 24, 12, 5, 3))[0]
+    return rng.choices(
+        ((1, 3), (2, 8), (6, 12), (10, 20), (20, 35), (35, 50)), (16, 46, 24, 9, 3.5, 1.5)
+    )[0]
 
 
 def draw_examples(seed: int, renderer: Renderer, max_length: int) -> Iterator[Example]:

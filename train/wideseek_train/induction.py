@@ -14,7 +14,9 @@ from wideseek_kernels.rotary import apply_rotary
 from wideseek.model.qwen3 import Qwen3, rotary_frequencies, rotary_tables
 
 CONTENT = 64  # size of a token's content; must not exceed head_dim
-CONST = 3 * CONTENT  # the direction every embedding shares, from which position-only queries are made
+CONST = (
+    3 * CONTENT
+)  # the direction every embedding shares, from which position-only queries are made
 
 
 @torch.no_grad()
@@ -26,9 +28,13 @@ def init_induction(model: Qwen3, seed: int, stems: list[tuple[int, int]]) -> Non
     """
     config = model.config
     if not (config.qk_norm and config.tied_head and config.num_kv_heads == config.num_heads >= 4):
-        raise ValueError("the induction start needs Qwen3 with a tied head and 4 or more key heads, one a query head")
+        raise ValueError(
+            "the induction start needs Qwen3 with a tied head and 4 or more key heads, one a query head"
+        )
     if config.head_dim != CONTENT or config.hidden_size <= CONST or config.num_layers < 2:
-        raise ValueError(f"the induction start needs head_dim {CONTENT}, hidden size above {CONST} and 2 layers")
+        raise ValueError(
+            f"the induction start needs head_dim {CONTENT}, hidden size above {CONST} and 2 layers"
+        )
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
@@ -36,14 +42,18 @@ def init_induction(model: Qwen3, seed: int, stems: list[tuple[int, int]]) -> Non
         else:
             fan_in = parameter.shape[-1]
             gain = 0.1 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain / math.sqrt(fan_in))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * gain / math.sqrt(fan_in)
+            )
     _init_embedding(model.model.embed_tokens.weight, stems, generator)
     model.model.norm.weight.fill_(0.8)
     _init_previous_heads(model, offsets=(1, 2))
     _init_match_heads(model, generator)
 
 
-def _init_embedding(weight: Tensor, stems: list[tuple[int, int]], generator: torch.Generator) -> None:
+def _init_embedding(
+    weight: Tensor, stems: list[tuple[int, int]], generator: torch.Generator
+) -> None:
     """Unit content a token, one shared constant; spellings differ by small shared vectors."""
     base = torch.randn(max(stem for stem, _ in stems) + 1, CONTENT, generator=generator)
     shift = torch.randn(4, CONTENT, generator=generator) * 0.35
@@ -90,10 +100,12 @@ def _init_previous_heads(model: Qwen3, offsets: tuple[int, ...]) -> None:
 
 
 def _init_match_heads(model: Qwen3, generator: torch.Generator) -> None:
-    """Layer 1: head 0 matches the last token, head 1 the last two, head 2 the one before the last; all copy what followed."""
+    """Layer 1: heads 0, 1, 2 match the last token, the last two, the one before the last; all copy what followed."""
     attn = model.model.layers[1].self_attn
     frequencies = rotary_frequencies(model.config)
-    slow = [f for f in range(CONTENT // 2) if frequencies[f] < 3e-4]  # stand still over thousands of tokens
+    slow = [
+        f for f in range(CONTENT // 2) if frequencies[f] < 3e-4
+    ]  # stand still over thousands of tokens
     dims = [*slow, *(f + CONTENT // 2 for f in slow)]
     attn.q_norm.weight.fill_(4.0)
     attn.k_norm.weight.fill_(4.0)
@@ -103,7 +115,9 @@ def _init_match_heads(model: Qwen3, generator: torch.Generator) -> None:
         return torch.linalg.qr(torch.randn(CONTENT, size, generator=generator))[0].T
 
     current, before, before2 = (slice(i * CONTENT, (i + 1) * CONTENT) for i in range(3))
-    for head, pairs in enumerate(([(current, before)], [(current, before), (before, before2)], [(before, before2)])):
+    for head, pairs in enumerate(
+        ([(current, before)], [(current, before), (before, before2)], [(before, before2)])
+    ):
         _head(attn.q_proj.weight, head).zero_()
         _head(attn.k_proj.weight, head).zero_()
         share = len(dims) // len(pairs)
@@ -135,4 +149,7 @@ def stem_ids(vocab: dict[str, int], size: int) -> list[tuple[int, int]]:
         stem, spelling = spelling_of(token)
         result[index] = (ids.setdefault(stem, len(ids)), spelling)
     fresh = len(ids)
-    return [(fresh + i, 0) if stem < 0 else (stem, spelling) for i, (stem, spelling) in enumerate(result)]
+    return [
+        (fresh + i, 0) if stem < 0 else (stem, spelling)
+        for i, (stem, spelling) in enumerate(result)
+    ]

@@ -21,7 +21,14 @@ from wideseek.worlds.lexicon import load_lexicon
 from wideseek.worlds.phrasing import training_words
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+_TAGS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+)
 # Letters with their marks, then runs of up to three digits, then marks with the line breaks that follow them, then spaces.
 _PATTERN = r" ?[\p{L}\p{M}]+|\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s"
 CHAT_TEMPLATE = (
@@ -67,13 +74,17 @@ def _stem_merges(words: Counter[str], vocab_size: int) -> list[tuple[str, str]]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator((w for w, n in words.items() for _ in range(n)), trainer)
     return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
-def _spellings(merges: Sequence[tuple[str, str]], alphabet: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _spellings(
+    merges: Sequence[tuple[str, str]], alphabet: Iterable[str]
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges in which capital and space variants are cut like their lower-case stem."""
     vocab = {piece: index for index, piece in enumerate(sorted(alphabet))}
     ranked: list[tuple[str, str]] = []
@@ -98,7 +109,21 @@ def _spellings(merges: Sequence[tuple[str, str]], alphabet: Iterable[str]) -> tu
             for c in digits:
                 merge(a + b, c)
                 merge(a, b + c)
-    for mark in (" |\n", " |", ".\n", ":\n", ")\n", "?\n", " -", " (", "),", ").", "\n\n", '"}', " &"):
+    for mark in (
+        " |\n",
+        " |",
+        ".\n",
+        ":\n",
+        ")\n",
+        "?\n",
+        " -",
+        " (",
+        "),",
+        ").",
+        "\n\n",
+        '"}',
+        " &",
+    ):
         pieces = mark.replace(" ", "Ġ").replace("\n", "Ċ")
         for end in range(1, len(pieces)):
             merge(pieces[:end], pieces[end])
@@ -123,7 +148,12 @@ def build_tokenizer(stems: int = 1100, seed: int = 0) -> Tokenizer:
     for one, many in lexicon.kinds:
         words.update({one: 25, many: 25})
     words.update(dict.fromkeys((*lexicon.words, *lexicon.groups, *lexicon.adjectives), 25))
-    words.update({word: 40 for word in "items unknown done nothing show search page subagent name find columns fact list".split()})
+    words.update(
+        {
+            word: 40
+            for word in "items unknown done nothing show search page subagent name find columns fact list".split()
+        }
+    )
     for _ in range(30_000):
         words[lexicon.word(rng)] += 1
     vocab, merges = _spellings(_stem_merges(words, stems), pre_tokenizers.ByteLevel.alphabet())
@@ -135,7 +165,9 @@ def build_tokenizer(stems: int = 1100, seed: int = 0) -> Tokenizer:
         ]
     )
     tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in SPECIAL]
+    )
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*_TAGS, *boilerplate())])
     return tokenizer
 
@@ -158,5 +190,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         + "\n"
     )
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    generation = {"eos_token_id": [end], "pad_token_id": tokenizer.token_to_id("<|endoftext|>"), "do_sample": False}
+    generation = {
+        "eos_token_id": [end],
+        "pad_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        "do_sample": False,
+    }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

@@ -57,8 +57,12 @@ def _named_items(task: Task) -> dict[int, str]:
 def _plan(task: Task) -> str:
     """The first thought: what is looked for, and which facts."""
     if task.kind == "boxed":
-        return f"<think>\nfind: {task.phrasing.span}\nfact: {task.phrasing.columns[0]}\n</think>\n\n"
-    return f"<think>\nfind: {task.phrasing.span}\ncolumns: {', '.join(_columns(task))}\n</think>\n\n"
+        return (
+            f"<think>\nfind: {task.phrasing.span}\nfact: {task.phrasing.columns[0]}\n</think>\n\n"
+        )
+    return (
+        f"<think>\nfind: {task.phrasing.span}\ncolumns: {', '.join(_columns(task))}\n</think>\n\n"
+    )
 
 
 def _answer(task: Task, rows: dict[int, str]) -> str:
@@ -94,7 +98,9 @@ class LeadExpert:
         if not self.started:
             self.started = True
             if self.items:
-                return _plan(self.task) + self._spawn(self._prompts(1, min(self.hint.width, len(self.items))))
+                return _plan(self.task) + self._spawn(
+                    self._prompts(1, min(self.hint.width, len(self.items)))
+                )
             return _plan(self.task) + self._spawn([f"list: {self.task.phrasing.span}"])
         total, done = len(self.items), max(self.rows, default=0)
         if done >= total or self.hint.turn >= self.hint.turns:
@@ -152,7 +158,9 @@ class SubExpert:
         if len(self.seen) == 1:
             url = _pick_url(self.seen[0], name)
             if url is not None:
-                return _call("access", f'{{"urls": [{{"url": "{url}", "info_to_extract": "all"}}]}}')
+                return _call(
+                    "access", f'{{"urls": [{{"url": "{url}", "info_to_extract": "all"}}]}}'
+                )
         page = _WIDTH.sub("", self.seen[-1]).strip()
         if listing:
             at = re.search(r"^\d+ items$", page, re.MULTILINE)
@@ -198,7 +206,10 @@ class SingleExpert:
             k = len(self.rows) + 1
             facts = _read_facts(self.task, self.last, self.task.phrasing.columns)
             self.rows[k] = " | ".join([name, *(value for _, value in facts)])
-            thought = "\n".join(f"{label}: {value}" for label, value in facts) + f"\n{k} | {self.rows[k]}\n"
+            thought = (
+                "\n".join(f"{label}: {value}" for label, value in facts)
+                + f"\n{k} | {self.rows[k]}\n"
+            )
         total, done = len(self.items), len(self.rows)
         if done >= total or self.hint.turn >= self.hint.turns - 1:
             return f"<think>\n{thought}{total} items, done\n</think>\n\n{_answer(self.task, self.rows)}"
@@ -227,7 +238,9 @@ class ExpertDialogue:
         single = "queries" not in str(self.tools)
         role = LeadExpert if "create_sub_agents" in names else SingleExpert if single else SubExpert
         self.expert = role(self.task, first)
-        self.dialogue = TokenDialogue(self.renderer, self._generate, self.messages, self.tools, max_model_len=1 << 20)
+        self.dialogue = TokenDialogue(
+            self.renderer, self._generate, self.messages, self.tools, max_model_len=1 << 20
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -244,7 +257,9 @@ class ExpertDialogue:
         self.expert.see(text)
         self.dialogue.add_tool(text)
 
-    async def reply(self, sampling: Sampling, cancel: asyncio.Event | None = None) -> Reply | ModelFailure:
+    async def reply(
+        self, sampling: Sampling, cancel: asyncio.Event | None = None
+    ) -> Reply | ModelFailure:
         return await self.dialogue.reply(sampling, cancel)
 
     async def _generate(

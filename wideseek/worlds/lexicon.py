@@ -20,7 +20,17 @@ _ONSETS = (
 ).split()
 _VOWELS = "a e i o u a e i o u a e i o u a e i o u ai au ea ei ia ie io oa ou ue y".split()
 _CODAS = "n r l s t m d k g x nd rn st ll ss ng rt ck th sh ch z f v b p".split()
-_MARKED = {"a": "áàâãäåā", "e": "éèêëě", "i": "íîïī", "o": "óôõöøō", "u": "úûüū", "c": "çč", "n": "ñń", "s": "šş", "z": "ž"}
+_MARKED = {
+    "a": "áàâãäåā",
+    "e": "éèêëě",
+    "i": "íîïī",
+    "o": "óôõöøō",
+    "u": "úûüū",
+    "c": "çč",
+    "n": "ñń",
+    "s": "šş",
+    "z": "ž",
+}
 _STEMS_SHARE = 0.12  # share of names whose words end in an English-looking stem
 _STEMS = "land stan ville burg ton ford dale wick berg heim gate mouth field worth grad ia ium ese ish ine".split()
 
@@ -63,7 +73,24 @@ class Lexicon:
         elif draw < 0.08:
             words[0] = f"{rng.choice(('O', 'D', 'L', 'Al', 'N'))}'{words[0]}"
         elif draw < 0.14:
-            words.insert(0, rng.choice(("San", "New", "Saint", "Port", "North", "South", "East", "West", "El", "La", "The")))
+            words.insert(
+                0,
+                rng.choice(
+                    (
+                        "San",
+                        "New",
+                        "Saint",
+                        "Port",
+                        "North",
+                        "South",
+                        "East",
+                        "West",
+                        "El",
+                        "La",
+                        "The",
+                    )
+                ),
+            )
         elif draw < 0.18 and len(words) > 1:
             words.insert(1, rng.choice(("of", "and", "de", "da", "the", "del", "am", "upon")))
         return " ".join(words)
@@ -74,7 +101,9 @@ def _draw_word(rng: random.Random) -> str:
     parts = []
     for index in range(syllables):
         onset = rng.choice(_ONSETS) if index or rng.random() > 0.15 else ""
-        coda = rng.choice(_CODAS) if rng.random() < (0.55 if index == syllables - 1 else 0.2) else ""
+        coda = (
+            rng.choice(_CODAS) if rng.random() < (0.55 if index == syllables - 1 else 0.2) else ""
+        )
         parts.append(onset + rng.choice(_VOWELS) + coda)
     word = "".join(parts)
     if rng.random() < _STEMS_SHARE:

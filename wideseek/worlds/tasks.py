@@ -103,7 +103,10 @@ class _World:
 
     def draw_entities(self, count: int, attributes: list[Attribute]) -> list[_Entity]:
         return [
-            _Entity(self.fresh_name(), {a.label: draw_value(a.kind, self.lexicon, self.rng) for a in attributes})
+            _Entity(
+                self.fresh_name(),
+                {a.label: draw_value(a.kind, self.lexicon, self.rng) for a in attributes},
+            )
             for _ in range(count)
         ]
 
@@ -133,17 +136,26 @@ _SENTENCES = (
 
 
 def _entity_page(world: _World, entity: _Entity, home: _List, order: list[str]) -> Page:
-    sentence = world.rng.choice(_SENTENCES).format(e=entity.name, l=home.relation, o=home.kind[0], r=home.place)
+    sentence = world.rng.choice(_SENTENCES).format(
+        e=entity.name, l=home.relation, o=home.kind[0], r=home.place
+    )
     facts = [f"{label}: {entity.facts[label]}" for label in order if label in entity.facts]
     text = "\n".join((entity.name, sentence, *facts))
     aliases = (entity.alias,) if entity.alias else ()
-    return Page(title=entity.name, url=_page_url(entity.name), text=text, aliases=aliases, snippet=sentence)
+    return Page(
+        title=entity.name, url=_page_url(entity.name), text=text, aliases=aliases, snippet=sentence
+    )
 
 
 def _list_page(world: _World, listing: _List) -> Page:
     names = [entity.name for entity in listing.entities]
     sentence = world.rng.choice(
-        ("This page lists the {l}.", "A list of {l}.", "{l} known to this site.", "All {l}, each with a page of its own.")
+        (
+            "This page lists the {l}.",
+            "A list of {l}.",
+            "{l} known to this site.",
+            "All {l}, each with a page of its own.",
+        )
     ).format(l=listing.relation)
     sentence = sentence[0].upper() + sentence[1:]
     lines = [f"{k}. {name}" for k, name in enumerate(names, 1)]
@@ -163,7 +175,9 @@ def _draw_lists(world: _World, rows: int) -> tuple[list[_List], list[Attribute]]
         relation = world.phrase(many, place)
         title = relation[0].upper() + relation[1:]
         if all(title.lower() != other.title.lower() for other in lists):
-            lists.append(_List(title, relation, (one, many), place, world.draw_entities(count, facts)))
+            lists.append(
+                _List(title, relation, (one, many), place, world.draw_entities(count, facts))
+            )
 
     add(one, many, places[0], rows, attributes)
     for _ in range(rng.randint(1, 2)):
@@ -180,7 +194,9 @@ def _asked_form(attribute: Attribute, rng: random.Random, narrow: bool) -> str:
     return rng.choice(forms) if forms and rng.random() < 0.45 else attribute.label
 
 
-def make_task(seed: int, split: Split, rows: tuple[int, int] = (3, 10), kind: Kind | None = None) -> Task:
+def make_task(
+    seed: int, split: Split, rows: tuple[int, int] = (3, 10), kind: Kind | None = None
+) -> Task:
     """The task of a seed: a table question over `rows` items (inclusive range), or a boxed one about a single item.
 
     kind None draws one boxed question in six. ValueError for an empty range.
@@ -208,7 +224,16 @@ def make_task(seed: int, split: Split, rows: tuple[int, int] = (3, 10), kind: Ki
         phrasing = ask_fact(subject.alias or subject.name, words[0], split, rng)
         answer = subject.facts.get(labels[0], "unknown")
         return Task(
-            f"{split}-{seed}", phrasing.question, kind, phrasing.columns, "", (), answer, pages, phrasing, labels
+            f"{split}-{seed}",
+            phrasing.question,
+            kind,
+            phrasing.columns,
+            "",
+            (),
+            answer,
+            pages,
+            phrasing,
+            labels,
         )
     chosen = target.entities
     if words and len(chosen) <= 12 and rng.random() < 0.08:
@@ -222,7 +247,17 @@ def make_task(seed: int, split: Split, rows: tuple[int, int] = (3, 10), kind: Ki
     gold = tuple((e.name, *(e.facts.get(label, "unknown") for label in labels)) for e in chosen)
     aliases = {c: [label] for c, label in zip(phrasing.columns, labels, strict=True) if c != label}
     return Task(
-        f"{split}-{seed}", phrasing.question, kind, columns, columns[0], gold, None, pages, phrasing, labels, aliases
+        f"{split}-{seed}",
+        phrasing.question,
+        kind,
+        columns,
+        columns[0],
+        gold,
+        None,
+        pages,
+        phrasing,
+        labels,
+        aliases,
     )
 
 
@@ -237,10 +272,18 @@ def _pages(world: _World, lists: list[_List]) -> tuple[Page, ...]:
     for entity in rng.sample(lists[0].entities, min(3, len(lists[0].entities))):
         title = world.fresh_name()
         sentence = f"{title} is often mentioned together with {entity.name}."
-        pages.append(Page(title=title, url=_page_url(title), text=f"{title}\n{sentence}", snippet=sentence))
+        pages.append(
+            Page(title=title, url=_page_url(title), text=f"{title}\n{sentence}", snippet=sentence)
+        )
     return tuple(pages)
 
 
-def make_tasks(split: Split, count: int, seed: int = 0, rows: tuple[int, int] = (3, 10), kind: Kind | None = None) -> list[Task]:
+def make_tasks(
+    split: Split,
+    count: int,
+    seed: int = 0,
+    rows: tuple[int, int] = (3, 10),
+    kind: Kind | None = None,
+) -> list[Task]:
     """`count` tasks with consecutive seeds from `seed * 1_000_000`."""
     return [make_task(seed * 1_000_000 + index, split, rows, kind) for index in range(count)]

@@ -4,7 +4,9 @@ import random
 
 from wideseek.worlds.lexicon import Lexicon
 
-_UNITS = "m km cm mm kg t km/h °C g/cm³ ha km² days years minutes hours pm eV W kW MW l m³ K".split()
+_UNITS = (
+    "m km cm mm kg t km/h °C g/cm³ ha km² days years minutes hours pm eV W kW MW l m³ K".split()
+)
 
 
 def draw_value(kind: str, lexicon: Lexicon, rng: random.Random) -> str:
@@ -13,12 +15,18 @@ def draw_value(kind: str, lexicon: Lexicon, rng: random.Random) -> str:
         case "name":
             return lexicon.name(rng)
         case "names":
-            return ", ".join(lexicon.name(rng) for _ in range(rng.choices((1, 2, 3, 4), (3, 4, 2, 1))[0]))
+            return ", ".join(
+                lexicon.name(rng) for _ in range(rng.choices((1, 2, 3, 4), (3, 4, 2, 1))[0])
+            )
         case "word":
             return rng.choice(lexicon.words) if rng.random() < 0.7 else lexicon.word(rng)
         case "phrase":
             words = [rng.choice(lexicon.words) for _ in range(rng.randint(2, 4))]
-            return " ".join(words).capitalize() if rng.random() < 0.6 else f"{words[0]} {lexicon.name(rng)}"
+            return (
+                " ".join(words).capitalize()
+                if rng.random() < 0.6
+                else f"{words[0]} {lexicon.name(rng)}"
+            )
         case "code":
             return _code(rng)
         case "year":
@@ -42,7 +50,8 @@ def draw_value(kind: str, lexicon: Lexicon, rng: random.Random) -> str:
         case "domain":
             return f".{rng.choice('abcdefghijklmnoprstuvz')}{rng.choice('abcdefghijklmnoprstuvz')}"
         case "zone":
-            return f"{rng.choice(('Nova', 'Terra', 'Ostra', 'Mira', 'Asia', 'Europe', 'Africa'))}/{lexicon.word(rng).capitalize()}"
+            area = rng.choice(("Nova", "Terra", "Ostra", "Mira", "Asia", "Europe", "Africa"))
+            return f"{area}/{lexicon.word(rng).capitalize()}"
         case _:
             raise ValueError(f"kind must be a known kind of value, not {kind!r}")
 

@@ -1,0 +1,102 @@
+"""Draws the next token of each row, with its log-probabilities.
+
+A row's token depends on that row alone: its draw is a hash of (seed, position), not a state.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample one token a row; filters apply in the order temperature, top-k, top-p, min-p.
+
+    logits [N, V] fp32; temperature, top_p, min_p [N] fp32; top_k, seeds, positions [N] int64.
+    temperature 0 takes the largest logit; top_k 0, top_p 1 and min_p 0 are off. A filter keeps or
+    drops equal logits together: top-k keeps what is no smaller than the k-th largest, top-p the
+    most likely tokens until they hold top_p of what top-k left, min-p what has at least min_p of
+    the largest probability.
+    Returns tokens [N] int64, their log-probability under the distribution drawn from [N] fp32 (0
+    for temperature 0) and under softmax(logits) [N] fp32.
+    """
+    plain = torch.log_softmax(logits, -1)
+    tokens = logits.argmax(-1)
+    logprobs = torch.zeros_like(temperature)
+    rows = temperature.nonzero()[:, 0]
+    if len(rows):
+        drawn = _filtered(logits[rows], temperature[rows], top_k[rows], top_p[rows], min_p[rows])
+        log_probs = torch.log_softmax(drawn, -1)
+        chosen = _draw(log_probs, uniform(seeds[rows], positions[rows]))
+        tokens[rows] = chosen
+        logprobs[rows] = log_probs.gather(-1, chosen[:, None])[:, 0]
+    return tokens, logprobs, plain.gather(-1, tokens[:, None])[:, 0]
+
+
+def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
+    """Numbers in [0, 1 - 2**-52], one for each (seed, position); int64 [N] -> fp64 [N].
+
+    SplitMix64's finaliser over both; source: Steele, Lea and Flood 2014, figure 16.
+    """
+    golden = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64
+    bits = _mix(_mix(seeds + golden) + positions * golden)
+    return _shifted(bits, 12).double() * 2.0**-52
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shifted(bits, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+    bits = (bits ^ _shifted(bits, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Tensor, count: int) -> Tensor:
+    """Logical shift to the right; int64's own keeps the sign."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _filtered(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor
+) -> Tensor:
+    """Logits over temperature, -inf where a filter drops a token; only rows with filters sort."""
+    # Less the largest first: a tiny temperature must not overflow.
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature[:, None]
+    rows = ((top_k > 0) & (top_k < logits.shape[1])).nonzero()[:, 0]
+    if len(rows):
+        scaled[rows] = _keep_top_k(scaled[rows], top_k[rows])
+    rows = (top_p < 1).nonzero()[:, 0]
+    if len(rows):
+        scaled[rows] = _keep_top_p(scaled[rows], top_p[rows])
+    rows = (min_p > 0).nonzero()[:, 0]
+    if len(rows):
+        # The largest is 0 and never dropped, so min_p of its probability is log(min_p).
+        scaled[rows] = _drop_below(scaled[rows], min_p[rows, None].log())
+    return scaled
+
+
+def _keep_top_k(scaled: Tensor, top_k: Tensor) -> Tensor:
+    largest = scaled.topk(int(top_k.max()), -1).values
+    return _drop_below(scaled, largest.gather(-1, top_k[:, None] - 1))
+
+
+def _keep_top_p(scaled: Tensor, top_p: Tensor) -> Tensor:
+    descending = scaled.sort(-1, descending=True).values
+    mass = torch.softmax(descending, -1, torch.float64).cumsum(-1)
+    # The first place where the mass reaches top_p; rounding must not push it past the end.
+    place = torch.searchsorted(mass, top_p[:, None].double()).clamp_(max=scaled.shape[1] - 1)
+    return _drop_below(scaled, descending.gather(-1, place))
+
+
+def _drop_below(scaled: Tensor, threshold: Tensor) -> Tensor:
+    return scaled.masked_fill(scaled < threshold, -torch.inf)
+
+
+def _draw(log_probs: Tensor, points: Tensor) -> Tensor:
+    """The token of each row whose stretch of the summed probabilities holds the row's point."""
+    mass = log_probs.double().exp_().cumsum(-1)
+    return torch.searchsorted(mass, (points * mass[:, -1])[:, None], right=True)[:, 0]

@@ -1,0 +1,187 @@
+"""Trials: graded from their events, kept the moment they end, done once whatever happens."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from wideseek_eval.results import Record, Results
+from wideseek_eval.suites import EvalTask
+
+from tests.eval import scripted_eval
+from tests.eval.scripted_eval import OUTAGE, SETTINGS, fenced, right, run_worlds
+from wideseek.grading.table import TableScore
+from wideseek.runs.log import read_events
+
+
+def timeless(records: list[Record]) -> dict[tuple[str, int], Record]:
+    """Records by trial, without what differs from run to run."""
+    return {(r.task, r.trial): replace(r, seconds=0.0) for r in records}
+
+
+def test_right_answers_score_one_and_count_their_cost(tmp_path: Path) -> None:
+    records, model, undone = asyncio.run(run_worlds(tmp_path, answer=right))
+    assert undone == 0 and len(records) == 12
+    assert {record.trial for record in records} == {0, 1}
+    assert all(record.score and record.score.success and record.answered for record in records)
+    assert all(record.stop_reason == "answered" and record.tokens > 0 for record in records)
+    assert all(record.agent_ends == {"answered": 1} for record in records)
+    assert len(model.asked) == 12
+    events = read_events(tmp_path / "runs" / records[0].run)
+    assert (
+        events[0].data["seed"] != read_events(tmp_path / "runs" / records[-1].run)[0].data["seed"]
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "I cannot tell.", "```markdown\n|||\n```", "\\boxed{", "| a |"]
+)
+def test_garbled_answers_score_zero_and_are_counted(tmp_path: Path, text: str) -> None:
+    records, _, undone = asyncio.run(run_worlds(tmp_path, 3, 1, lambda task: text))
+    assert undone == 0 and len(records) == 3
+    assert all(record.score is not None and record.score.item_f1 == 0.0 for record in records)
+    assert not any(record.answered for record in records)
+
+
+def test_a_half_right_table_scores_by_hand(tmp_path: Path) -> None:
+    def first_half(task: EvalTask) -> str:
+        return fenced(task.columns, task.rows[: len(task.rows) // 2])
+
+    records, _, _ = asyncio.run(run_worlds(tmp_path, 6, 1, first_half))
+    for record in records:
+        if record.kind == "boxed":
+            continue
+        recall = (record.rows // 2) / record.rows
+        assert record.score is not None
+        assert record.score.item_f1 == pytest.approx(2 * recall / (1 + recall))
+        assert record.score.row_precision == 1.0 and not record.score.success
+
+
+def test_an_outage_is_no_zero_and_is_tried_again(tmp_path: Path) -> None:
+    records, _, undone = asyncio.run(run_worlds(tmp_path, 2, 2, lambda task: OUTAGE))
+    assert (records, undone) == ([], 4)
+    records, model, undone = asyncio.run(run_worlds(tmp_path, 2, 2, right))
+    assert (len(records), undone, len(model.asked)) == (4, 0, 4)
+
+
+def test_a_question_that_takes_too_long_is_cut_and_graded(tmp_path: Path) -> None:
+    hasty = replace(SETTINGS, max_seconds=0.05)
+    records, _, undone = asyncio.run(run_worlds(tmp_path, 1, 1, lambda task: None, 0.0, hasty))
+    assert undone == 0
+    assert records[0].stop_reason == "max_seconds"
+    assert records[0].score is not None and not records[0].score.success
+
+
+def test_finished_trials_are_not_done_again(tmp_path: Path) -> None:
+    before, _, _ = asyncio.run(run_worlds(tmp_path, 4, 1))
+    text = (tmp_path / "results.jsonl").read_bytes()
+    after, model, _ = asyncio.run(run_worlds(tmp_path, 4, 1))
+    assert model.asked == []
+    assert (after, (tmp_path / "results.jsonl").read_bytes()) == (before, text)
+    more, model, _ = asyncio.run(run_worlds(tmp_path, 5, 2))
+    assert len(more) == 10 and len(model.asked) == 6
+    assert (tmp_path / "results.jsonl").read_bytes().startswith(text)
+
+
+@pytest.mark.parametrize("torn", [1, 30])
+def test_a_torn_last_line_is_dropped_and_made_good(tmp_path: Path, torn: int) -> None:
+    before, _, _ = asyncio.run(run_worlds(tmp_path, 4, 1))
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-torn])
+    after, model, _ = asyncio.run(run_worlds(tmp_path, 4, 1))
+    assert timeless(after) == timeless(before)
+    assert model.asked == []  # the run itself was complete: only its line was torn
+    assert len(path.read_bytes().splitlines()) == 4
+
+
+def test_a_run_cut_short_is_done_anew(tmp_path: Path) -> None:
+    before, _, _ = asyncio.run(run_worlds(tmp_path, 4, 1))
+    path = tmp_path / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    last = json.loads(lines[-1])
+    log = tmp_path / "runs" / last["run"] / "events.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    after, model, _ = asyncio.run(run_worlds(tmp_path, 4, 1))
+    assert model.asked == [last["task"]]
+    assert timeless(after) == timeless(before)
+
+
+def test_kill_and_rerun_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+    undisturbed, _, _ = asyncio.run(run_worlds(tmp_path / "calm"))
+    folder = tmp_path / "killed"
+    path = folder / "results.jsonl"
+    kept = b""
+    for wanted in (1, 4):
+        program = subprocess.Popen([sys.executable, scripted_eval.__file__, str(folder), "0.3"])
+        while program.poll() is None and (
+            not path.exists() or path.read_bytes().count(b"\n") < wanted
+        ):
+            time.sleep(0.02)
+        assert program.poll() is None, "it ended before it could be killed"
+        program.kill()
+        program.wait()
+        assert path.read_bytes().startswith(kept)
+        kept = path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1]
+    finished = kept.count(b"\n")
+    assert 4 <= finished < 12
+    records, model, undone = asyncio.run(run_worlds(folder))
+    assert undone == 0 and timeless(records) == timeless(undisturbed)
+    assert len(model.asked) <= 12 - finished
+    lines = path.read_bytes().splitlines()
+    assert path.read_bytes().startswith(kept) and len(lines) == 12
+    trials = [(record["task"], record["trial"]) for record in map(json.loads, lines)]
+    assert len(set(trials)) == 12
+
+
+SCORE = TableScore(
+    item_f1=0.5,
+    item_precision=0.5,
+    item_recall=0.5,
+    row_f1=0.0,
+    row_precision=0.0,
+    row_recall=0.0,
+    success=False,
+    columns_matched=1,
+)
+RECORD = Record(
+    task="a",
+    trial=0,
+    run="a-t0",
+    kind="table",
+    rows=3,
+    answered=True,
+    score=SCORE,
+    failure=None,
+    stop_reason="answered",
+    subagents=0,
+    tokens=1,
+    tool_calls=0,
+    seconds=0.1,
+    agent_ends={"answered": 1},
+    tool_outcomes={},
+)
+
+
+def test_results_of_another_config_are_refused(tmp_path: Path) -> None:
+    with Results(tmp_path, {"seed": 0, "rows": (1, 2)}, resume=True):
+        pass
+    with Results(tmp_path, {"seed": 1, "rows": (1, 2)}, resume=True) as results:
+        results.add(RECORD)
+    with Results(tmp_path, {"seed": 1, "rows": (1, 2)}, resume=True) as results:
+        assert results.records == {("a", 0): RECORD}
+    with pytest.raises(ValueError, match="was begun with seed 1 not 2"):
+        Results(tmp_path, {"seed": 2, "rows": (1, 2)}, resume=True)
+    with pytest.raises(ValueError, match="holds results already"):
+        Results(tmp_path, {"seed": 1, "rows": (1, 2)}, resume=False)
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "junk", '{"score": {}}'])
+def test_a_foreign_line_is_refused_by_number(tmp_path: Path, line: str) -> None:
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"results\.jsonl line 1"):
+        Results(tmp_path, {}, resume=True)

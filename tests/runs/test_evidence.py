@@ -1,0 +1,105 @@
+"""Sources of cells are found in code, on pages of the run, and are never guessed."""
+
+import pytest
+
+from wideseek.grading.answer import Table
+from wideseek.runs.evidence import PageRead, find_sources
+
+
+def page(title: str, text: str, url: str = "") -> PageRead:
+    return PageRead(url=url or f"u/{title}", title=title, text=text, agent_id="sub-1", ts=1.0)
+
+
+BRAZIL = page("Brazil", "Brazil\nCapital: Brasília\nArea:  8,515,767   km²\nBorders: Peru, 10 more")
+PERU = page("Peru", "Peru\nCapital: Lima\nArea: 1,285,216 km²")
+LIST = page("Countries of South America", "12 items\n1. Brazil\n2. Peru, whose capital is Lima")
+
+
+def sources(
+    row: tuple[str, ...], *pages: PageRead, question: str = ""
+) -> list[tuple[str, str] | None]:
+    table = Table(tuple(f"c{index}" for index in range(len(row))), (row,))
+    [found] = find_sources(table, pages, question)
+    return [(source.url, source.quote) if source else None for source in found]
+
+
+def test_cells_are_quoted_from_the_page_of_the_row() -> None:
+    found = sources(("Brazil", "brasília", "8,515,767 KM²"), LIST, PERU, BRAZIL)
+    assert found == [
+        ("u/Brazil", "Brazil"),
+        ("u/Brazil", "Capital: Brasília"),
+        ("u/Brazil", "Area: 8,515,767 km²"),
+    ]
+
+
+def test_value_that_no_page_holds_has_no_source() -> None:
+    assert sources(("Brazil", "Rio de Janeiro", "unknown", ""), BRAZIL)[1:] == [None, None, None]
+
+
+def test_value_on_the_page_of_another_row_is_no_source() -> None:
+    assert sources(("Brazil", "Lima"), BRAZIL, PERU)[1] is None
+
+
+def test_list_page_backs_the_key_only_if_no_better_page_does() -> None:
+    assert sources(("Peru",), LIST, PERU) == [("u/Peru", "Peru")]
+    assert sources(("Peru",), LIST) == [
+        ("u/Countries of South America", "2. Peru, whose capital is Lima")
+    ]
+
+
+def test_list_page_backs_a_value_only_beside_its_key() -> None:
+    assert sources(("Peru", "Lima"), LIST)[1] is not None
+    assert sources(("Brazil", "Lima"), LIST)[1] is None
+    assert sources(("Peru", "12"), LIST)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "line", "backed"),
+    [
+        ("31", "Height: 31", True),
+        ("31", "Height: 31 m", True),
+        ("31", "Height: 1931", False),
+        ("31", "Height: 31.5", False),
+        ("31", "Height: 1,31", False),
+        ("31", "Height: 31.", True),
+        ("Lim", "Capital: Lima", False),
+        ("São", "City: São Paulo", True),
+        ("中国", "国家:中国北京", True),
+        ("ABC", "ABC", True),
+        ("A.B*", "code A.B* here", True),
+        ("AxB*", "code A.B* here", False),
+    ],
+)
+def test_values_must_stand_whole(value: str, line: str, backed: bool) -> None:
+    assert (sources(("T", value), page("T", f"T\n{line}"))[1] is not None) == backed
+
+
+def test_key_in_a_longer_word_is_not_the_key() -> None:
+    assert sources(("Niger", "Abuja"), page("Nigeria", "Capital: Abuja")) == [None, None]
+
+
+def test_exact_title_goes_before_a_title_that_holds_the_key() -> None:
+    river = page("Niger River", "Niger River\nLength: 4,180 km\nCapital: none")
+    niger = page("Niger", "Niger\nCapital: Niamey")
+    assert sources(("Niger", "4,180 km"), river, niger) == [
+        ("u/Niger", "Niger"),
+        ("u/Niger River", "Length: 4,180 km"),
+    ]
+
+
+def test_single_answer_prefers_the_page_the_question_names() -> None:
+    other = page("Fifty", "Peaks: 50")
+    lake = page("Bled", "Bled\nPeaks: 50")
+    assert sources(("50",), other, lake, question="How many peaks has Bled?") == [
+        ("u/Bled", "Peaks: 50")
+    ]
+
+
+def test_agent_and_time_of_the_reading_are_kept() -> None:
+    [[source]] = find_sources(Table(("c",), (("Peru",),)), [PERU])
+    assert source is not None and (source.agent_id, source.ts) == ("sub-1", 1.0)
+
+
+def test_quotes_are_cut() -> None:
+    [found] = sources(("T",), page("x", "T " + "long " * 500))
+    assert found is not None and len(found[1]) == 400

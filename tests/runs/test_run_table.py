@@ -1,0 +1,118 @@
+"""The table of an answer and the table put together from reports."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wideseek.grading.answer import Table
+from wideseek.runs.table import answer_table, partial_table, to_markdown, wanted_columns
+
+
+def fenced(*lines: str) -> str:
+    return "\n".join(["```markdown", *lines, "```"])
+
+
+def test_last_fence_is_the_answer() -> None:
+    text = "<think>" + fenced("| a |", "|---|", "| 0 |") + "</think>"
+    text += fenced("| a |", "|---|", "| 1 |") + " better: " + fenced("| a |", "|---|", "| 2 |")
+    assert answer_table(text) == Table(("a",), (("2",),))
+
+
+def test_box_is_a_table_of_one_cell() -> None:
+    assert answer_table("It is \\boxed{ Lima }.") == Table(("answer",), (("Lima",),))
+
+
+def test_pipe_table_without_a_fence_is_the_last_resort() -> None:
+    assert answer_table("So:\n| a | b |\n|---|---|\n| 1 | 2 |") == Table(("a", "b"), (("1", "2"),))
+    assert answer_table("No table here.") is None
+
+
+@pytest.mark.parametrize(
+    ("counters", "columns"),
+    [
+        (("1", "2"), ("name",)),
+        (("#1", "2."), ("name",)),
+        (("1", "3"), ("#", "name")),
+        (("1", "x"), ("#", "name")),
+    ],
+)
+def test_leading_counter_is_dropped_only_if_it_counts(
+    counters: tuple[str, str], columns: tuple[str, ...]
+) -> None:
+    lines = [f"| {counter} | n{counter} |" for counter in counters]
+    table = answer_table(fenced("| # | name |", "|---|---|", *lines))
+    assert table is not None and table.columns == columns
+
+
+def test_column_of_numbers_under_another_name_stays() -> None:
+    table = answer_table(fenced("| No. | name |", "|---|---|", "| 1 | H |", "| 2 | He |"))
+    assert table is not None and table.columns == ("No.", "name")
+
+
+def test_ragged_rows_are_filled_and_cut_to_the_header() -> None:
+    table = answer_table(fenced("| a | b |", "|---|---|", "| 1 |", "| 1 | 2 | 3 |"))
+    assert table == Table(("a", "b"), (("1", ""), ("1", "2")))
+
+
+_CELL = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp"])).map(str.strip)
+_PLAIN = _CELL.filter(lambda cell: "\\" not in cell and "`" not in cell and "<" not in cell)
+
+
+@given(st.lists(st.tuples(_PLAIN, _PLAIN), min_size=1))
+def test_markdown_is_read_back_cell_for_cell(rows: list[tuple[str, str]]) -> None:
+    # A row of dashes and blanks alone reads as a rule.
+    rows = [("k" + first, second) for first, second in rows]
+    table = Table(("key", "value | more"), tuple(rows))
+    assert answer_table(f"```markdown\n{to_markdown(table)}\n```") == table
+
+
+def test_line_breaks_in_cells_stay_on_one_line() -> None:
+    assert to_markdown(Table(("a",), (("x\ny",),))).splitlines()[2] == "| x<br>y |"
+
+
+def test_partial_table_takes_rows_from_all_reports() -> None:
+    reports = ["Found it.\nPeru | Lima\n", "no pipe", "| Brazil | Brasília |", "PERU | other"]
+    assert partial_table(reports, ["Brazil with capital"]) == Table(
+        ("item", "capital"), (("Peru", "Lima"), ("Brazil", "Brasília"))
+    )
+
+
+def test_partial_table_takes_the_first_header_a_report_brings() -> None:
+    reports = ["a | 1", "| country | area |\n| --- | --- |\n| b | 2 |"]
+    assert partial_table(reports) == Table(("country", "area"), (("a", "1"), ("b", "2")))
+
+
+def test_partial_table_drops_the_counters_of_reports() -> None:
+    plan = "<think>\nfind: lakes\ncolumns: name, depth\n</think>"
+    assert partial_table(["2 | Ohrid | 288", "1 | Bled | 30"], [plan]) == Table(
+        ("name", "depth"), (("Ohrid", "288"), ("Bled", "30"))
+    )
+
+
+def test_partial_table_without_known_columns_is_generic() -> None:
+    assert partial_table(["a | 1 | 2", "b | 3"]) == Table(
+        ("item", "value 1", "value 2"), (("a", "1", "2"), ("b", "3", ""))
+    )
+
+
+def test_partial_table_of_nothing_is_none() -> None:
+    assert partial_table(["", "<think>a | b</think>nothing", "|", "| --- | --- |"]) is None
+
+
+@given(st.lists(st.text(alphabet="ab|-# \n\\1")))
+def test_partial_table_takes_any_report(reports: list[str]) -> None:
+    table = partial_table(reports)
+    assert table is None or (table.rows and all(row[0] or len(row) > 1 for row in table.rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("List all countries with capital, currency and area.", ("capital", "currency", "area")),
+        ("All lakes? Columns: name, depth, and shore length", ("name", "depth", "shore length")),
+        ("Begin with a list. Then cities with mayor.", ("mayor",)),
+        ("Who is it?", ()),
+    ],
+)
+def test_wanted_columns_are_read_from_the_words(text: str, columns: tuple[str, ...]) -> None:
+    assert wanted_columns(text) == columns

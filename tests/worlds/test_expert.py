@@ -1,0 +1,49 @@
+"""The scripted expert answers every task exactly, through the real agent loop."""
+
+from pathlib import Path
+
+import pytest
+from wideseek_train.demonstrations import demonstrate, to_example
+from wideseek_train.tokenizer import build_tokenizer, save_tokenizer
+
+from wideseek.model.renderer import Renderer
+from wideseek.trajectory import End
+from wideseek.worlds.tasks import make_task, make_tasks
+
+
+@pytest.fixture(scope="module")
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(build_tokenizer(stems=600), folder)
+    return Renderer.load(folder)
+
+
+@pytest.mark.parametrize("workflow", ["team", "single"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_expert_is_always_right(renderer: Renderer, split: str, workflow: str) -> None:
+    for task in make_tasks(split, 30, seed=5, rows=(1, 13)):  # type: ignore[arg-type]
+        rollout = demonstrate(task, renderer, workflow, 10)
+        assert all(t.end is End.ANSWERED for t in rollout.trajectories)
+        if task.kind == "boxed":
+            assert f"\\boxed{{{task.answer}}}" in rollout.answer
+        for row in task.rows:
+            assert f"| {' | '.join(row)} |" in rollout.answer
+
+
+def test_a_narrow_team_runs_out_of_turns_and_says_what_it_has(renderer: Renderer) -> None:
+    """One subagent a call and ten lead turns leave room for eight items after the list."""
+    seed = next(s for s in range(100) if len(make_task(s, "test", (12, 14), "table").rows) >= 12)
+    task = make_task(seed, "test", (12, 14), "table")
+    if len(task.columns) == 1:
+        pytest.skip("this seed asks for names only")
+    rollout = demonstrate(task, renderer, "team", 1)
+    assert [" | ".join(row) in rollout.answer for row in task.rows].count(True) == 8
+
+
+def test_examples_mark_exactly_what_was_said(renderer: Renderer) -> None:
+    task = make_task(3, "train", (3, 4), "table")
+    lead = demonstrate(task, renderer, "team", 10).trajectories[0]
+    example = to_example(lead, "lead")
+    said = renderer.decode(example.token_ids[example.said].tolist())
+    assert said == "".join(turn.text + "<|im_end|>" for turn in lead.turns)
+    assert len(example.token_ids) > example.said.sum() > 0

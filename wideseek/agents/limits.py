@@ -1,0 +1,30 @@
+"""What one agent may do; what a whole run may, see `wideseek.runs.ledger`."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Bounds of a single agent; the defaults are the paper's (SPEC sections 7 and 10).
+
+    width: subagents a create_sub_agents call may start. tool_calls: searches or pages a turn.
+    seq_length: tokens of an agent's whole context. max_turn_tokens: tokens of one reply, None for
+    all the room left. search_count: hits a search shows unless the call names a count. page_chars:
+    characters of a page an agent is shown.
+    """
+
+    lead_turns: int = 10
+    sub_turns: int = 20
+    single_turns: int = 50
+    width: int = 10
+    tool_calls: int = 5
+    seq_length: int = 32768
+    max_turn_tokens: int | None = None
+    search_count: int = 3
+    page_chars: int = 25000
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, not {value}")

@@ -1,0 +1,176 @@
+"""`python -m wideseek.ask "question"`: one question in the terminal.
+
+Progress on stderr, the answer on stdout. Exit codes: 0 answered; 1 no or an incomplete answer;
+2 usage or configuration; 3 stopped by the budget; 128 + signal when interrupted.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wideseek.answering import BUDGET_REASONS, Answered, answer_question, plan_research
+from wideseek.ask.progress import LiveProgress, PlainProgress
+from wideseek.ask.show import show_answer
+from wideseek.backends import (
+    Backends,
+    OneLineParser,
+    add_backend_flags,
+    open_backends,
+    positive_float,
+    positive_int,
+)
+from wideseek.runs.ledger import Budget
+from wideseek.trajectory import End
+
+OK, INCOMPLETE, USAGE, BUDGET_SPENT = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer the question of the command line; the exit code."""
+    options = parse(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a character of the answer
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return asyncio.run(ask(options))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INCOMPLETE
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line; exits with 2 and one line for what cannot be."""
+    parser = OneLineParser(prog="ask", description="Answer a broad question with a sourced table.")
+    add = parser.add_argument
+    add("question")
+    add_backend_flags(parser)
+    add("--max-agents", type=positive_int, metavar="N", help="subagents a call (default: 10)")
+    add("--workflow", choices=("team", "single"), default="team", help="a team or one agent")
+    add("--language", choices=("auto", "en", "zh"), default="auto", help="of the prompts")
+    add("--temperature", type=float, help="of sampling (default: 0 for the bundled model, else 1)")
+    add("--seed", type=int, default=0, help="of sampling (default: 0)")
+    add("--max-seconds", type=positive_float, metavar="S", help="stop with a partial table")
+    add("--max-tokens", type=positive_int, metavar="N", help="stop with a partial table")
+    add("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    add("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    try:
+        options.question.encode()
+    except UnicodeEncodeError:
+        parser.error("the question is not valid text")
+    if not options.question.strip():
+        parser.error("the question is empty")
+    if options.temperature is not None and not 0 <= options.temperature < float("inf"):
+        parser.error(f"--temperature must be at least 0, not {options.temperature}")
+    return options
+
+
+async def ask(options: argparse.Namespace) -> int:
+    """Open the backends, answer, print."""
+    try:
+        options.runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return refuse(f"--runs-dir {options.runs_dir}: {error.strerror}")
+    try:
+        backends = await open_backends(options)
+    except ValueError as error:
+        return refuse(str(error))
+    interrupts = Interrupts()
+    try:
+        answered = await answer(options, backends, interrupts.cancel)
+    finally:
+        await backends.close()
+    if answered.question_too_long:
+        return refuse("the question is longer than the context of the model")
+    found = answered.answer
+    print(json.dumps(found.to_json(), ensure_ascii=False) if options.json else show_answer(found))
+    print(f"{account(answered)}; {answered.folder}", file=sys.stderr)
+    return interrupts.exit_code or exit_code(answered)
+
+
+async def answer(
+    options: argparse.Namespace, backends: Backends, cancel: asyncio.Event
+) -> Answered:
+    """Run the research with progress on stderr."""
+    budget = Budget()
+    width = options.max_agents
+    research = plan_research(
+        backends,
+        options.question,
+        width=width,
+        language=options.language,
+        temperature=options.temperature,
+        budget=Budget(
+            max_agents=max(width or 0, budget.max_agents or 0),
+            max_seconds=options.max_seconds or budget.max_seconds,
+            max_tokens=options.max_tokens or budget.max_tokens,
+        ),
+    )
+    live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    colour = not os.environ.get("NO_COLOR")
+    progress = LiveProgress(sys.stderr, colour=colour) if live else PlainProgress(sys.stderr)
+    try:
+        return await answer_question(
+            research,
+            options.question,
+            runs_dir=options.runs_dir,
+            workflow=options.workflow,
+            seed=options.seed,
+            config=vars(options),
+            cancel=cancel,
+            watch=progress.show,
+        )
+    finally:
+        progress.close()
+
+
+class Interrupts:
+    """The first Ctrl-C ends the run with what it has, the second ends the process."""
+
+    def __init__(self) -> None:
+        self.cancel = asyncio.Event()
+        self.exit_code = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._interrupt, number)
+
+    def _interrupt(self, number: int) -> None:
+        if self.cancel.is_set():
+            os._exit(128 + number)  # every event is in the log already
+        self.exit_code = 128 + number
+        self.cancel.set()
+        print("stopping with what there is; once more to quit now", file=sys.stderr)
+
+
+def refuse(message: str) -> int:
+    """Say in one line what cannot be done."""
+    print(f"ask: {' '.join(message.split())}", file=sys.stderr)
+    return USAGE
+
+
+def exit_code(answered: Answered) -> int:
+    """What the end of a run is worth."""
+    stop_reason = answered.answer.stop_reason
+    if stop_reason in BUDGET_REASONS:
+        return BUDGET_SPENT
+    return OK if stop_reason == End.ANSWERED and answered.answer.markdown else INCOMPLETE
+
+
+def account(answered: Answered) -> str:
+    """What the run has spent, in one line."""
+    usage = answered.answer.usage
+    tokens = usage["prompt_tokens"] + usage["completion_tokens"]
+    return (
+        f"{answered.answer.stop_reason.replace('_', ' ')}: {usage['agents']} agents, "
+        f"{usage['tool_calls']} searches and pages, {tokens:,} tokens, {usage['seconds']:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""Engine: token ids in, Completions out. One thread turns the circle schedule, run, commit."""
+
+import asyncio
+import threading
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as ReadOnly
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wideseek.engine.config import EngineConfig
+from wideseek.engine.model_runner import ModelRunner, kv_pages_that_fit
+from wideseek.engine.page_pool import PagePool
+from wideseek.engine.prefix_tree import PrefixTree
+from wideseek.engine.scheduler import Scheduler
+from wideseek.engine.sequence import Sequence
+from wideseek.engine.stop_text import Decode, StopText
+from wideseek.generation import Completion, Sampling
+from wideseek.model.qwen3 import Qwen3
+from wideseek.model.renderer import Renderer
+from wideseek.model.weights import copy_weights, load_model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStats:
+    """Where an Engine stood after its last step; the counts run from its start.
+
+    prompt_tokens were asked, generated_tokens answered. prefix_hit_tokens were found in the prefix
+    tree and prefill_tokens_computed were not; what a preemption or new weights made the engine
+    compute again counts again.
+    """
+
+    running: int
+    waiting: int
+    free_pages: int
+    total_pages: int
+    prefix_hit_tokens: int
+    prefill_tokens_computed: int
+    prompt_tokens: int
+    generated_tokens: int
+    preemptions: int
+    steps: int
+    weight_version: int
+
+
+class Engine:
+    """Continues token ids with one model; `generate` implements wideseek.generation.Generate.
+
+    All of it may be called from any thread. The loop's thread alone touches scheduler and model,
+    `_condition` guards what it shares with callers: what they submitted, cancelled and await.
+    """
+
+    def __init__(
+        self, model: Qwen3, config: EngineConfig | None = None, decode: Decode | None = None
+    ) -> None:
+        """Serve a model in memory, in its own dtype and on its own device.
+
+        decode turns token ids into text and is needed for stop strings only. ValueError when
+        config asks for more context than the model has, or for no page at all.
+        """
+        config = config or EngineConfig()
+        longest = model.config.max_positions
+        if config.max_model_len is not None and config.max_model_len > longest:
+            raise ValueError(f"max_model_len {config.max_model_len} exceeds the model's {longest}")
+        context = config.max_model_len or longest
+        num_pages = kv_pages_that_fit(model, config, context)
+        self.model = model
+        self.max_model_len = min(context, num_pages * config.page_size)
+        """Longest sequence in tokens, prompt and reply; no longer than the KV pool."""
+        pool = PagePool(num_pages)
+        self._scheduler = Scheduler(
+            pool,
+            PrefixTree(pool) if config.enable_prefix_cache else None,
+            page_size=config.page_size,
+            max_num_seqs=config.max_num_seqs,
+            max_batch_tokens=config.max_batch_tokens,
+        )
+        self._runner = ModelRunner(model, num_pages=num_pages, page_size=config.page_size)
+        self._page_size = config.page_size
+        self._decode = decode
+        self._weight_version = 0
+        self._prompt_tokens = 0
+        self._condition = threading.Condition()
+        self._submitted: list[Sequence] = []
+        self._cancelled: list[Sequence] = []
+        self._awaited: dict[Sequence, Future[Completion]] = {}
+        self._pauses = 0
+        self._stepping = False
+        self._closed = False
+        self._stats = self._snapshot()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, path: str | Path, config: EngineConfig | None = None) -> Self:
+        """Serve a Hugging Face folder; ValueError names what is wrong with it."""
+        config = config or EngineConfig()
+        device = config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = config.dtype
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
+        model = load_model(path, getattr(torch, dtype), device)
+        return cls(model, config, Renderer.load(path).decode)
+
+    async def generate(
+        self,
+        token_ids: ReadOnly[int],
+        sampling: Sampling,
+        cancel: asyncio.Event | None = None,
+    ) -> Completion:
+        """Continue token_ids; see wideseek.generation.Generate.
+
+        ValueError for a prompt that is empty, too long or outside the vocabulary; RuntimeError when
+        a step failed or the engine is closed. Cancelling the awaiting task ends the sequence too.
+        """
+        sequence = self._sequence(token_ids, sampling)
+        (future,) = self._submit([sequence])
+        reply = asyncio.wrap_future(future)
+        watch = None
+        try:
+            if cancel is not None:
+                watch = asyncio.ensure_future(cancel.wait())
+                ends: set[asyncio.Future[Any]] = {reply, watch}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                self._cancel([sequence])
+            return await reply
+        finally:
+            self._cancel([sequence])
+            if watch is not None:
+                watch.cancel()
+
+    def generate_batch(self, prompts: Iterable[tuple[ReadOnly[int], Sampling]]) -> list[Completion]:
+        """Continue all prompts together and wait for them; results in their order.
+
+        Errors as in `generate`; if one prompt is refused, none is started.
+        """
+        sequences = [self._sequence(*prompt) for prompt in prompts]
+        futures = self._submit(sequences)
+        try:
+            return [future.result() for future in futures]
+        finally:
+            self._cancel(sequences)
+
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Overwrite the named parameters once the running step is over, as the next version.
+
+        All KV is dropped; sequences under way are computed again and finish under the new weights.
+        ValueError, and nothing changed, for an unknown name or a wrong shape.
+        """
+        with self._paused():
+            copy_weights(self.model, tensors)
+            self._weight_version += 1
+            self._scheduler.reset(self._weight_version)
+            with self._condition:
+                self._stats = self._snapshot()
+
+    def stats(self) -> EngineStats:
+        with self._condition:
+            return self._stats
+
+    def close(self) -> None:
+        """Stop after the running step; calls still waiting fail."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._thread.join()
+        self._fail(RuntimeError("the engine is closed"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _sequence(self, token_ids: ReadOnly[int], sampling: Sampling) -> Sequence:
+        """Check a prompt and make it a Sequence."""
+        ids = np.asarray(token_ids)
+        if ids.size == 0:
+            raise ValueError("the prompt is empty")
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise ValueError(f"a prompt is a row of integers, not {ids.ndim}-d {ids.dtype}")
+        vocab_size = self.model.config.vocab_size
+        outside = ids[(ids < 0) | (ids >= vocab_size)]
+        if outside.size:
+            raise ValueError(f"token id {outside[0]} is outside the vocabulary of {vocab_size}")
+        if len(ids) >= self.max_model_len:
+            raise ValueError(
+                f"a prompt of {len(ids)} tokens leaves no room in a context of {self.max_model_len}"
+            )
+        if sampling.stop and self._decode is None:
+            raise ValueError(f"stop strings {sampling.stop} need an engine with a decoder")
+        return Sequence(
+            ids,
+            sampling,
+            max_model_len=self.max_model_len,
+            page_size=self._page_size,
+            stop_text=StopText(sampling.stop, self._decode)
+            if sampling.stop and self._decode
+            else None,
+        )
+
+    def _submit(self, sequences: list[Sequence]) -> list[Future[Completion]]:
+        futures: list[Future[Completion]] = []
+        with self._condition:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            for sequence in sequences:
+                future: Future[Completion] = Future()
+                future.set_running_or_notify_cancel()  # only the engine ends it
+                self._awaited[sequence] = future
+                futures.append(future)
+            self._submitted += sequences
+            self._condition.notify_all()
+        return futures
+
+    def _cancel(self, sequences: list[Sequence]) -> None:
+        """End what of these is still under way, after the running step."""
+        with self._condition:
+            under_way = [sequence for sequence in sequences if sequence in self._awaited]
+            if under_way:
+                self._cancelled += under_way
+                self._condition.notify_all()
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Between two steps, for as long as the body runs."""
+        with self._condition:
+            self._pauses += 1
+            self._condition.wait_for(lambda: not self._stepping)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._pauses -= 1
+                self._condition.notify_all()
+
+    def _loop(self) -> None:
+        while self._begin_step():
+            try:
+                self._step()
+            except Exception as error:  # whatever it is belongs to the callers, not to this thread
+                self._scheduler.drop_all()
+                self._scheduler.reset(self._weight_version)
+                self._runner.clear()
+                failure = RuntimeError(f"a step of the engine failed: {error!r}")
+                failure.__cause__ = error
+                self._fail(failure)
+
+    def _begin_step(self) -> bool:
+        """Wait until there is something to do and take in what callers left; False when closed."""
+        with self._condition:
+            self._stepping = False
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._closed or (not self._pauses and self._has_work))
+            if self._closed:
+                return False
+            for sequence in self._submitted:
+                self._scheduler.submit(sequence)
+                self._prompt_tokens += sequence.num_prompt
+            cancelled = [s for s in dict.fromkeys(self._cancelled) if s in self._awaited]
+            self._submitted, self._cancelled = [], []
+            for sequence in cancelled:
+                self._scheduler.cancel(sequence)
+            self._stepping = True
+        self._finish(cancelled)
+        return True
+
+    @property
+    def _has_work(self) -> bool:
+        queued = self._scheduler.running or self._scheduler.waiting
+        return bool(self._submitted or self._cancelled or queued)
+
+    def _step(self) -> None:
+        step = self._scheduler.schedule()
+        if step is not None:
+            self._finish(self._scheduler.commit(step, self._runner.run(step)))
+
+    def _finish(self, sequences: list[Sequence]) -> None:
+        """Answer the callers of sequences that have ended; stats are up to date before they are."""
+        with self._condition:
+            self._stats = self._snapshot()
+            futures = [self._awaited.pop(sequence) for sequence in sequences]
+        for sequence, future in zip(sequences, futures, strict=True):
+            future.set_result(sequence.completion(self._weight_version))
+
+    def _fail(self, error: RuntimeError) -> None:
+        """Raise the error in every call that waits."""
+        with self._condition:
+            futures = list(self._awaited.values())
+            self._awaited.clear()
+            self._submitted.clear()
+            self._stats = self._snapshot()
+        for future in futures:
+            future.set_exception(error)
+
+    def _snapshot(self) -> EngineStats:
+        scheduler = self._scheduler
+        counters = scheduler.counters
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            free_pages=scheduler.pool.num_free,
+            total_pages=scheduler.pool.num_pages,
+            prefix_hit_tokens=counters.prefix_hit_tokens,
+            prefill_tokens_computed=counters.prefill_tokens_computed,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=counters.generated_tokens,
+            preemptions=counters.preemptions,
+            steps=counters.steps,
+            weight_version=self._weight_version,
+        )

@@ -1,0 +1,164 @@
+"""ModelRunner: one Step in, sampled tokens and their log-probabilities out. Owns the KV tensors."""
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+from wideseek_kernels.kv_write import kv_write
+from wideseek_kernels.paged_attention import (
+    MIN_ROWS,
+    AttentionPlan,
+    paged_attention,
+    plan_attention,
+)
+from wideseek_kernels.sample import sample
+
+from wideseek.engine.config import EngineConfig
+from wideseek.engine.scheduler import Sampled, Step
+from wideseek.engine.sequence import Sequence
+from wideseek.model.qwen3 import Qwen3
+
+MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.125}
+"""How much memory the KV pool may take by default: of a CUDA device's free, of a CPU's physical."""
+
+
+def kv_pages_that_fit(model: Qwen3, config: EngineConfig, max_model_len: int) -> int:
+    """Pages of the KV pool that `config` asks for; ValueError if that is none."""
+    if config.num_pages is not None:
+        return config.num_pages
+    shape, weight = model.config, model.model.embed_tokens.weight
+    token_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * weight.element_size()
+    page_bytes = config.page_size * token_bytes
+    if config.kv_memory_gb is not None:
+        num_pages = int(config.kv_memory_gb * 2**30) // page_bytes
+        if num_pages == 0:
+            raise ValueError(
+                f"kv_memory_gb {config.kv_memory_gb} is less than one page of {page_bytes} bytes"
+            )
+        return num_pages
+    if weight.device.type == "cuda":
+        memory, _ = torch.cuda.mem_get_info(weight.device)
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fitting = int(memory * MEMORY_SHARE[weight.device.type]) // page_bytes
+    wanted = config.max_num_seqs * -(-max_model_len // config.page_size)
+    return max(1, min(fitting, wanted))
+
+
+class PagedAttention:
+    """The attention of one step: keys and values go into their slots, then are read by plan."""
+
+    def __init__(
+        self, k_cache: Tensor, v_cache: Tensor, slots: Tensor, plan: AttentionPlan
+    ) -> None:
+        self._k_cache, self._v_cache = k_cache, v_cache
+        self._slots, self._plan = slots, plan
+
+    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        k_cache, v_cache = self._k_cache[layer], self._v_cache[layer]
+        num_rows = self._plan.num_rows
+        kv_write(k_TKD[:num_rows], v_TKD[:num_rows], k_cache, v_cache, self._slots)
+        return paged_attention(q_THD, k_cache, v_cache, self._plan)
+
+
+class ModelRunner:
+    """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model.
+
+    A step has at least MIN_ROWS rows, padding if need be: fewer would be added up in another order
+    and a token depend on its batch mates.
+    """
+
+    def __init__(self, model: Qwen3, *, num_pages: int, page_size: int) -> None:
+        config, weight = model.config, model.model.embed_tokens.weight
+        shape = (config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)
+        self.model = model
+        self._page_size = page_size
+        self._device = weight.device
+        # Zeros, not noise: masked keys are multiplied by 0, which does not silence a NaN.
+        self._k_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self._v_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+
+    def clear(self) -> None:
+        """Zero all KV, after a step that may have left NaN in it."""
+        self._k_cache.zero_()
+        self._v_cache.zero_()
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> Sampled:
+        """Compute a step; FloatingPointError if the model's logits are not finite."""
+        # Decoding sequences side by side in order of length, for attention to read together.
+        order = sorted(
+            range(len(step.sequences)),
+            key=lambda i: (step.num_tokens[i] > 1, -step.sequences[i].num_computed),
+        )
+        sequences = [step.sequences[i] for i in order]
+        counts = [step.num_tokens[i] for i in order]
+        tokens, positions, slots = self._inputs(sequences, counts)
+        plan = plan_attention(
+            [sequence.pages[: sequence.num_pages] for sequence in sequences],
+            [s.num_computed + count for s, count in zip(sequences, counts, strict=True)],
+            counts,
+            self._k_cache[0],
+        )
+        attention = PagedAttention(self._k_cache, self._v_cache, slots, plan)
+        hidden = self.model(tokens, positions, attention)
+        chosen = step.sampled
+        if not chosen:
+            return Sampled([], [], [])
+        ends = dict(zip(map(id, sequences), np.cumsum(counts).tolist(), strict=True))
+        rows = [ends[id(sequence)] - 1 for sequence in chosen]
+        rows += [rows[0]] * (MIN_ROWS - len(rows))
+        logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError("the model's logits are not finite")
+        return self._sample(logits[: len(chosen)], chosen)
+
+    def _inputs(
+        self, sequences: list[Sequence], counts: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids and positions [rows] of the uncomputed tokens, padded, and their slots [T]."""
+        num_tokens = sum(counts)
+        tokens = np.zeros(max(num_tokens, MIN_ROWS), np.int64)
+        positions = np.zeros(max(num_tokens, MIN_ROWS), np.int64)
+        pages = np.empty(num_tokens, np.int64)
+        row = 0
+        for sequence, count in zip(sequences, counts, strict=True):
+            first, end = sequence.num_computed, sequence.num_computed + count
+            if count == 1:
+                tokens[row], positions[row] = sequence.tokens[first], first
+                pages[row] = sequence.pages[first // self._page_size]
+            else:
+                tokens[row : row + count] = sequence.tokens[first:end]
+                span = positions[row : row + count] = np.arange(first, end)
+                pages[row : row + count] = sequence.pages[span // self._page_size]
+            row += count
+        slots = pages * self._page_size + positions[:num_tokens] % self._page_size
+        as_tensor = torch.from_numpy
+        return (
+            as_tensor(tokens).to(self._device),
+            as_tensor(positions).to(self._device),
+            as_tensor(slots).to(self._device),
+        )
+
+    def _sample(self, logits: Tensor, sequences: list[Sequence]) -> Sampled:
+        samplings = [sequence.sampling for sequence in sequences]
+
+        def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=self._device)
+
+        tokens, logprobs, plain_logprobs = sample(
+            logits,
+            column([s.temperature for s in samplings], torch.float32),
+            column([s.top_k for s in samplings], torch.int64),
+            column([s.top_p for s in samplings], torch.float32),
+            column([s.min_p for s in samplings], torch.float32),
+            column([_as_int64(s.seed) for s in samplings], torch.int64),
+            column([sequence.num_tokens for sequence in sequences], torch.int64),
+        )
+        return Sampled(tokens.tolist(), logprobs.tolist(), plain_logprobs.tolist())
+
+
+def _as_int64(seed: int) -> int:
+    """Any integer by its last 64 bits."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)

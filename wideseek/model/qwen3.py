@@ -1,0 +1,202 @@
+"""The dense Qwen3 network, one definition for engine and trainer.
+
+Qwen2.5 is the same network with biases on q, k and v instead of norms on q and k. Parameter names
+are those of Hugging Face. Tensor names end in their shape: T tokens of all sequences side by side,
+N rows of them, C hidden size, H query heads, K key/value heads, D head size, F its D/2 rotated
+pairs, P positions, V vocabulary.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from wideseek_kernels.packed_attention import packed_attention
+from wideseek_kernels.rms_norm import rms_norm
+from wideseek_kernels.rotary import apply_rotary
+from wideseek_kernels.swiglu import swiglu
+
+from wideseek.model.config import ModelConfig
+
+
+class Attention(Protocol):
+    """How the tokens of one step see each other, and where their keys and values go.
+
+    Called once a layer, in order, with q [T, H, D] and k, v [T, K, D] after qk-norm and rotation;
+    returns [T, H, D].
+    """
+
+    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor: ...
+
+
+class PackedAttention:
+    """Whole sequences side by side, each causal within itself; cu_seqlens [S + 1], from 0 to T."""
+
+    def __init__(self, cu_seqlens: Tensor) -> None:
+        self.cu_seqlens = cu_seqlens
+
+    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        return packed_attention(q_THD, k_TKD, v_TKD, self.cu_seqlens)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        q_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        bias = not config.qk_norm
+        self.q_proj = nn.Linear(config.hidden_size, q_size, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
+        self.o_proj = nn.Linear(q_size, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention) -> Tensor:
+        heads = (x_TC.shape[0], -1, self.head_dim)
+        q_THD = self.q_proj(x_TC).view(heads)
+        k_TKD = self.k_proj(x_TC).view(heads)
+        v_TKD = self.v_proj(x_TC).view(heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
+        q_THD, k_TKD = apply_rotary(q_THD, k_TKD, cos_TD, sin_TD)
+        out_THD = attention(self.layer, q_THD, k_TKD, v_TKD)
+        out_TC: Tensor = self.o_proj(out_THD.reshape(x_TC.shape[0], -1))
+        return out_TC
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_TC: Tensor) -> Tensor:
+        out_TC: Tensor = self.down_proj(swiglu(self.gate_proj(x_TC), self.up_proj(x_TC)))
+        return out_TC
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention) -> Tensor:
+        x_TC = x_TC + self.self_attn(self.input_layernorm(x_TC), cos_TD, sin_TD, attention)
+        out_TC: Tensor = x_TC + self.mlp(self.post_attention_layernorm(x_TC))
+        return out_TC
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and the final norm; it exists for the `model.` in the parameter names."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, tokens_T: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention
+    ) -> Tensor:
+        x_TC: Tensor = self.embed_tokens(tokens_T)
+        for layer in self.layers:
+            x_TC = layer(x_TC, cos_TD, sin_TD, attention)
+        out_TC: Tensor = self.norm(x_TC)
+        return out_TC
+
+
+class Qwen3(nn.Module):
+    """A causal language model over a flat run of tokens; `attention` decides who sees whom."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = (
+            None
+            if config.tied_head
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
+        self._cos_sin: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
+        """Token ids and positions [T] (int64) -> hidden states [T, C] after the final norm."""
+        if self._cos_sin is None or self._cos_sin[0].device != tokens_T.device:
+            # Not buffers: they are in no checkpoint, stay fp32 and survive the meta device.
+            self._cos_sin = rotary_tables(self.config, tokens_T.device)
+        cos_PD, sin_PD = self._cos_sin
+        hidden_TC: Tensor = self.model(
+            tokens_T, cos_PD[positions_T], sin_PD[positions_T], attention
+        )
+        return hidden_TC
+
+    def logits(self, hidden_NC: Tensor) -> Tensor:
+        """Hidden states [N, C] -> logits [N, V] in fp32."""
+        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return F.linear(hidden_NC, head.weight).float()
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Draw all weights from `seed`: normal(0, 0.02), less where a layer writes its output."""
+        generator = torch.Generator().manual_seed(seed)
+        residual_std = 0.02 / math.sqrt(2 * self.config.num_layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith(".bias"):
+                parameter.zero_()
+            else:
+                std = residual_std if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+                drawn = torch.empty(parameter.shape, dtype=torch.float32)
+                parameter.copy_(drawn.normal_(0.0, std, generator=generator))
+
+
+def rotary_tables(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [P, D] in fp32 as `apply_rotary` wants them: the first half of sin negated."""
+    frequencies_F = rotary_frequencies(config)
+    positions_P = torch.arange(config.max_positions, dtype=torch.float32)
+    angles_PF = torch.outer(positions_P, frequencies_F)
+    scale = config.yarn.cos_sin_scale if config.yarn is not None else 1.0
+    cos_PF, sin_PF = angles_PF.cos() * scale, angles_PF.sin() * scale
+    cos_PD = torch.cat((cos_PF, cos_PF), dim=-1)
+    sin_PD = torch.cat((-sin_PF, sin_PF), dim=-1)
+    return cos_PD.to(device), sin_PD.to(device)
+
+
+def rotary_frequencies(config: ModelConfig) -> Tensor:
+    """Radians per token of the rotated pairs [F], fp32; YaRN: arXiv 2309.00071, section 3.2."""
+    dim, theta, yarn = config.head_dim, config.rope_theta, config.yarn
+    frequencies_F = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    if yarn is None:
+        return frequencies_F
+
+    def pair_turning(times: float) -> float:
+        """The (fractional) pair that turns so many times in the trained context."""
+        wavelength = yarn.original_max_position_embeddings / (times * 2 * math.pi)
+        return dim * math.log(wavelength) / (2 * math.log(theta))
+
+    low, high = pair_turning(yarn.beta_fast), pair_turning(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    high = max(high, low + 0.001)  # an empty blend is a step
+    stretched_F = ((torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    return frequencies_F * (1 - stretched_F) + frequencies_F / yarn.factor * stretched_F

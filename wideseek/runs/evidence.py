@@ -1,0 +1,127 @@
+"""Where each cell of a table comes from, found in code on the pages a run has read.
+
+A page backs a row's key if it names it, and another cell if the value stands on the page of that
+key, or on one line with the key. What is compared is folded text (case, width, white space); a
+value must stand there whole, not as a part of a longer word or number. A cell without such a line
+has no source.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from wideseek.grading.answer import Table
+from wideseek.runs.table import UNKNOWN
+
+_LETTER = r"0-9A-Za-z\u00c0-\u04ff"  # scripts that put spaces between words
+_MAX_QUOTE = 400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A line of a page that holds a cell's value; agent_id read the page at ts (Unix seconds)."""
+
+    url: str
+    title: str
+    quote: str
+    agent_id: str | None
+    ts: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRead:
+    """A page as one agent got it."""
+
+    url: str
+    title: str
+    text: str
+    agent_id: str | None
+    ts: float
+
+    @cached_property
+    def lines(self) -> list[tuple[str, str]]:
+        """(line, folded line) of the title and every line of the text."""
+        return [(line, _fold(line)) for line in (self.title, *self.text.splitlines()) if line]
+
+    @cached_property
+    def folded(self) -> str:
+        return "\n".join(folded for _, folded in self.lines)
+
+    def source(self, line: str) -> Source:
+        return Source(
+            url=self.url,
+            title=self.title,
+            quote=" ".join(line.split())[:_MAX_QUOTE],
+            agent_id=self.agent_id,
+            ts=self.ts,
+        )
+
+
+def find_sources(
+    table: Table, pages: Sequence[PageRead], question: str = ""
+) -> list[list[Source | None]]:
+    """The source of every cell, rows [R][C] like the table's; the first column is the key.
+
+    Of pages that back a cell equally well, those whose title the question names come first, then
+    those read first.
+    """
+    asked = _fold(question)
+    ordered = sorted(pages, key=lambda page: not page.title or _fold(page.title) not in asked)
+    return [_row_sources(row, ordered) for row in table.rows]
+
+
+def _row_sources(row: Sequence[str], pages: Sequence[PageRead]) -> list[Source | None]:
+    key = _pattern(row[0])
+    if key is None:
+        return [None] * len(row)
+    about, mentions = _rank(row[0], key, pages)
+    cells = [_first_line(key, about) or _first_line(key, mentions)]
+    for value in row[1:]:
+        wanted = _pattern(value)
+        found = wanted and (_first_line(wanted, about) or _first_line(wanted, mentions, beside=key))
+        cells.append(found or None)
+    return cells
+
+
+def _rank(
+    key: str, pattern: re.Pattern[str], pages: Sequence[PageRead]
+) -> tuple[list[PageRead], list[PageRead]]:
+    """Pages titled by the key, the exact title first; pages that only mention it, such as lists."""
+    about, mentions = [], []
+    for page in pages:
+        if pattern.search(_fold(page.title)):
+            about.append(page)
+        elif pattern.search(page.folded):
+            mentions.append(page)
+    about.sort(key=lambda page: _fold(page.title) != _fold(key))
+    return about, mentions
+
+
+def _first_line(
+    value: re.Pattern[str], pages: Sequence[PageRead], beside: re.Pattern[str] | None = None
+) -> Source | None:
+    for page in pages:
+        for line, folded in page.lines:
+            if value.search(folded) and (beside is None or beside.search(folded)):
+                return page.source(line)
+    return None
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _pattern(value: str) -> re.Pattern[str] | None:
+    """Finds the value as a whole in folded text; None for a cell that claims nothing."""
+    folded = _fold(value)
+    if folded in UNKNOWN:
+        return None
+    before = rf"(?<![{_LETTER}])" if re.match(f"[{_LETTER}]", folded) else ""
+    after = rf"(?![{_LETTER}])" if re.search(f"[{_LETTER}]$", folded) else ""
+    if folded[0].isdigit():
+        before += r"(?<![0-9][.,])"
+    if folded[-1].isdigit():
+        after += r"(?![.,][0-9])"
+    return re.compile(before + re.escape(folded) + after)

@@ -1,0 +1,139 @@
+"""A run's folder: events.jsonl, written once, line by line, and the pages its agents read.
+
+The log is append-only and each line reaches the file before `emit` returns, so that a killed run
+loses at most the line being written. Page texts are stored once each under pages/, named by their
+SHA-256, and events refer to them by it.
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wideseek.runs.events import Event, EventType
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def new_run_id() -> str:
+    """A fresh id that sorts by time: date, time (UTC), six random hex digits."""
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+
+
+def run_folder(runs_dir: Path, run_id: str) -> Path:
+    """Where a run lies. ValueError for a bad id or a folder that leads out of `runs_dir`."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise ValueError(f"run id must be letters, digits, - and _, 64 at most, not {run_id!r}")
+    folder = runs_dir / run_id
+    if folder.resolve() != runs_dir.resolve() / run_id:
+        raise ValueError(f"run {run_id!r} leads out of {runs_dir}")
+    return folder
+
+
+class RunLog:
+    """Writes one new run; `emit` is the run's Emit. A context manager that closes the file.
+
+    `watch` is shown every event after it is written. ValueError if the run already exists.
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        run_id: str,
+        *,
+        watch: Callable[[Event], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.run_id = run_id
+        self.folder = run_folder(runs_dir, run_id)
+        self._pages = self.folder / "pages"
+        self._watch = watch
+        self._clock = clock
+        self._seq = 0
+        try:
+            self._pages.mkdir(parents=True)
+            self._file = (self.folder / "events.jsonl").open("xb", buffering=0)
+        except FileExistsError:
+            raise ValueError(f"run {run_id!r} already exists in {runs_dir}") from None
+
+    def emit(
+        self,
+        type: EventType,
+        data: Mapping[str, Any],
+        *,
+        agent_id: str | None = None,
+        parent_id: str | None = None,
+    ) -> None:
+        """Append one event. A page in `data` is stored beside the log, its text becomes a hash."""
+        data = dict(data)
+        if "page" in data:
+            data["page"] = self._store(data["page"])
+        event = Event(
+            run_id=self.run_id,
+            seq=self._seq,
+            ts=round(self._clock(), 3),
+            agent_id=agent_id,
+            parent_id=parent_id,
+            type=type,
+            data=data,
+        )
+        # A lone half of a surrogate pair becomes its JSON escape.
+        self._file.write((event.to_json() + "\n").encode("utf-8", "backslashreplace"))
+        self._seq += 1
+        if self._watch is not None:
+            self._watch(event)
+
+    def _store(self, page: Mapping[str, Any]) -> dict[str, Any]:
+        text = page["text"].encode("utf-8", "replace")
+        sha256 = hashlib.sha256(text).hexdigest()
+        target = self._pages / f"{sha256}.txt"
+        if not target.exists():
+            partial = target.with_suffix(".part")
+            partial.write_bytes(text)
+            partial.replace(target)
+        return {name: value for name, value in page.items() if name != "text"} | {"sha256": sha256}
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_events(folder: Path) -> list[Event]:
+    """The events of a run in order. A last line without its end was torn and is left out.
+
+    ValueError naming the line if any other is not an event or out of order.
+    """
+    path = folder / "events.jsonl"
+    *lines, _torn = path.read_bytes().split(b"\n")
+    events = []
+    for number, line in enumerate(lines):
+        try:
+            event = Event.from_json(line.decode("utf-8"))
+            if event.seq != number:
+                raise ValueError(f"seq {event.seq} in place of {number}")
+        except ValueError as error:
+            raise ValueError(f"{path} line {number + 1}: {error}") from None
+        events.append(event)
+    return events
+
+
+def read_page(folder: Path, sha256: str) -> str:
+    """The text of a page that an event of the run refers to. ValueError if sha256 is no hash."""
+    if not _HASH.fullmatch(sha256):
+        raise ValueError(f"sha256 must be 64 hex digits, not {sha256!r}")
+    return (folder / "pages" / f"{sha256}.txt").read_bytes().decode("utf-8")

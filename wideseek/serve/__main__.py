@@ -1,0 +1,145 @@
+"""`python -m wideseek.serve`: one model, and research with it, over HTTP.
+
+Exit codes: 0 ended; 2 usage or configuration; 128 + signal when interrupted.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+from wideseek.backends import (
+    Backends,
+    Dtype,
+    LocalModel,
+    OneLineParser,
+    find_model_folder,
+    name_of,
+    positive_int,
+)
+from wideseek.engine.config import EngineConfig
+from wideseek.tools.corpus import Corpus
+
+USAGE = 2
+CALLS_PER_SEQUENCE = 4
+"""Calls that may wait or run for each sequence the engine runs at once."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; the exit code."""
+    options = parse(arguments)
+    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    if missing:
+        return refuse(f"{missing[0]} is not installed; get it with: pip install 'wideseek[serve]'")
+    try:
+        return asyncio.run(serve(options))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line; exits with 2 and one line for what cannot be."""
+    parser = OneLineParser(prog="serve", description="Serve a model and research with it.")
+    add = parser.add_argument
+    add("--model", help="model folder or hub id in the local cache (default: the bundled one)")
+    add("--served-model-name", metavar="NAME", help="what clients call it (default: its own name)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=int, default=8000, help="(default: 8000)")
+    add("--api-key", metavar="KEY", help="better set WIDESEEK_API_KEY: others can read arguments")
+    add("--max-model-len", type=positive_int, metavar="N", help="longest context in tokens")
+    add("--dtype", choices=get_args(Dtype), default="auto", help="number format of the weights")
+    add("--max-num-seqs", type=positive_int, default=128, metavar="N", help="(default: 128)")
+    add("--corpus", metavar="FILE", help="pages to search (default: the bundled atlas)")
+    add("--max-agents", type=positive_int, metavar="N", help="most subagents a call (default: 10)")
+    add("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="(default: runs)")
+    add("--seed", type=int, help="of completions that bring none (default: a fresh one each)")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port must be from 0 to 65535, not {options.port}")
+    return options
+
+
+async def serve(options: argparse.Namespace) -> int:
+    """Listen, load, then answer calls until interrupted."""
+    # Not needed to say what is wrong with the options, and slow to import.
+    import uvicorn
+
+    from wideseek.serve.app import create_app
+    from wideseek.serve.chat import ServedModel
+    from wideseek.serve.guard import is_loopback
+    from wideseek.serve.runs import Runs
+
+    key = options.api_key or os.environ.get("WIDESEEK_API_KEY") or None
+    if key is None and not is_loopback(options.host):
+        return refuse(f"--host {options.host} is open to others: set WIDESEEK_API_KEY first")
+    try:
+        listening = listen(options.host, options.port)
+        options.runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = error.filename or f"{options.host}:{options.port}"
+        return refuse(f"cannot use {where}: {error.strerror or error}")
+    try:
+        corpus = Corpus.load(options.corpus)
+        model = load_model(options)
+    except ValueError as error:
+        return refuse(str(error))
+    backends = Backends(lead=model, sub=model, corpus=corpus, bundled=options.model is None)
+    config = {name: value for name, value in vars(options).items() if name != "api_key"}
+    served = ServedModel(
+        name=model.name,
+        renderer=model.renderer,
+        generate=model.engine.generate,
+        max_model_len=model.max_model_len,
+        created=int(time.time()),
+    )
+    app = create_app(
+        served,
+        Runs(backends, options.runs_dir, width=options.max_agents, config=config),
+        key=key,
+        max_calls=CALLS_PER_SEQUENCE * options.max_num_seqs,
+        seed=options.seed,
+    )
+    host, port = listening.getsockname()[:2]
+    place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    guarded = "a key is needed" if key else "this machine only"
+    print(f"serving {model.name} on {place} ({guarded}), runs in {options.runs_dir}", flush=True)
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+    )
+    await uvicorn.Server(settings).serve(sockets=[listening])
+    return 0
+
+
+def load_model(options: argparse.Namespace) -> LocalModel:
+    """The model of the options, under the name clients will use; ValueError as its loaders."""
+    folder = find_model_folder(options.model)
+    name = options.served_model_name or name_of(options.model)
+    config = EngineConfig(
+        dtype=options.dtype,
+        max_model_len=options.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+    )
+    return LocalModel.load(folder, config, name)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; OSError where the port is taken or the host is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+def refuse(message: str) -> int:
+    """Say in one line what cannot be done."""
+    print(f"serve: {' '.join(message.split())}", file=sys.stderr)
+    return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
