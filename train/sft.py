@@ -36,7 +36,7 @@ class SftConfig:
     """Everything a run depends on; saved beside the weights."""
 
     start: str = ""  # a folder to continue from; empty starts from induction weights
-    stems: int = 1400
+    stems: int = 1500
     hidden_size: int = 256
     intermediate_size: int = 640
     num_layers: int = 5
@@ -44,7 +44,7 @@ class SftConfig:
     rope_theta: float = 1e8
     max_positions: int = 32768
     minutes: float = 45.0  # training time; the learning rate follows it
-    tokens_per_step: int = 6144  # a rank, in short tokens
+    tokens_per_step: int = 3584  # a rank, in short tokens
     max_length: int = 5000
     learning_rate: float = 2e-3
     warmup_steps: int = 50

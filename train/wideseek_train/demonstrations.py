@@ -63,7 +63,7 @@ def to_example(trajectory: Trajectory, role: str) -> Example:
 def _draw_rows(rng: random.Random) -> tuple[int, int]:
     """Mostly narrow tables, now and then a very wide one: a wide lead costs as much as ten narrow ones."""
     return rng.choices(
-        ((1, 3), (2, 8), (6, 12), (10, 20), (20, 35), (35, 50)), (16, 46, 24, 9, 3.5, 1.5)
+        ((1, 3), (2, 8), (6, 12), (10, 20), (20, 35), (35, 50)), (16, 46, 24.5, 9, 3, 1.5)
     )[0]
 
 

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, tra
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 
 from wideseek.agents.prompts import load_prompts
+from wideseek.worlds.expert import FACT_LETTERS
 from wideseek.worlds.lexicon import load_lexicon
 from wideseek.worlds.phrasing import training_words
 
@@ -30,7 +31,8 @@ _TAGS = (
     "</tool_response>",
 )
 # Letters with their marks, then runs of up to three digits, then marks with the line breaks that follow them, then spaces.
-_PATTERN = r" ?[\p{L}\p{M}]+|\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s"
+_PATTERN = r" ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s"
+_MARKED_LETTERS = "áàâãäåāçčđéèêëěğíìîïīñńóòôõöøōšşúùûüūýžłæßı²³°€£–’·"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message.role + '\\n' + message.content }}"
@@ -66,6 +68,7 @@ def boilerplate() -> list[str]:
         call % ("access", '"url": "'),
         '", "info_to_extract": "all"}}\n</tool_call>',
         "https://atlas.wideseek/",
+        *(f" ({letter})" for letter in FACT_LETTERS),
     ]  # fmt: skip
 
 
@@ -127,12 +130,12 @@ def _spellings(
         pieces = mark.replace(" ", "Ġ").replace("\n", "Ċ")
         for end in range(1, len(pieces)):
             merge(pieces[:end], pieces[end])
-    for piece in [p for p in vocab if p[0].isalpha() and p[0] not in "ĠĊ" and not p[0].isdigit()]:
+    for piece in [p for p in vocab if p[0].isalnum() and p[0] not in "ĠĊ"]:
         merge("Ġ", piece)
     return vocab, ranked
 
 
-def build_tokenizer(stems: int = 1100, seed: int = 0) -> Tokenizer:
+def build_tokenizer(stems: int = 1500, seed: int = 0) -> Tokenizer:
     """Learn stems from the training lexicon, the words of the training phrasings and made-up names; add fixed texts.
 
     `stems` bounds the lower-case vocabulary, bytes included. Nothing of the bundled corpus is read.

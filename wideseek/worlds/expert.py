@@ -15,6 +15,7 @@ from wideseek.model.dialogue import TokenDialogue
 from wideseek.model.renderer import Renderer
 from wideseek.worlds.tasks import Task
 
+FACT_LETTERS = "abcdefgh"
 _WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]\s*$")
 _ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
 _ROW = re.compile(r"^(\d+) \| (.+)$", re.MULTILINE)
@@ -54,15 +55,19 @@ def _named_items(task: Task) -> dict[int, str]:
     return dict(enumerate(named, 1))
 
 
+def _lettered(facts: Sequence[str]) -> str:
+    """Facts marked "(a) capital (b) area", so that the next one is found by its letter."""
+    marked = (f"({letter}) {fact}" for letter, fact in zip(FACT_LETTERS, facts, strict=False))
+    return " ".join(marked) or "none"
+
+
 def _plan(task: Task) -> str:
     """The first thought: what is looked for, and which facts."""
-    if task.kind == "boxed":
-        return (
-            f"<think>\nfind: {task.phrasing.span}\nfact: {task.phrasing.columns[0]}\n</think>\n\n"
-        )
-    return (
-        f"<think>\nfind: {task.phrasing.span}\ncolumns: {', '.join(_columns(task))}\n</think>\n\n"
-    )
+    named = ", ".join(f"{k}. {name}" for k, name in _named_items(task).items())
+    lines = [f"find: {named or task.phrasing.span}", f"facts: {_lettered(task.phrasing.columns)}"]
+    if task.phrasing.key_header:
+        lines.insert(1, f"key: {task.phrasing.key_header}")
+    return "<think>\n" + "\n".join(lines) + "\n</think>\n\n"
 
 
 def _answer(task: Task, rows: dict[int, str]) -> str:
@@ -110,7 +115,7 @@ class LeadExpert:
         return thought + self._spawn(self._prompts(done + 1, last))
 
     def _prompts(self, first: int, last: int) -> list[str]:
-        facts = ", ".join(self.task.phrasing.columns)
+        facts = _lettered(self.task.phrasing.columns)
         return [f"{k}. {self.items[k]}: {facts}" for k in range(first, last + 1)]
 
     def _spawn(self, prompts: list[str]) -> str:
@@ -138,6 +143,12 @@ def _read_facts(task: Task, page: str, asked: Sequence[str]) -> list[tuple[str, 
     return found
 
 
+def _noted(facts: Sequence[tuple[str, str]]) -> str:
+    """What a page says, a line a fact, under the letters of the subtask."""
+    marked = zip(FACT_LETTERS, facts, strict=False)
+    return "\n".join(f" ({letter}) {label}: {value}" for letter, (label, value) in marked)
+
+
 class SubExpert:
     """Search, open, report: a list of items, or one row of facts."""
 
@@ -152,7 +163,7 @@ class SubExpert:
     def speak(self) -> str:
         listing = self.subtask.startswith("list: ")
         number, _, rest = self.subtask.partition(". ")
-        name = self.subtask.removeprefix("list: ") if listing else rest.rsplit(": ", 1)[0]
+        name = self.subtask.removeprefix("list: ") if listing else rest.rsplit(": (a) ", 1)[0]
         if not self.seen:
             return _call("search", f'{{"queries": [{{"query": "{_quote(name)}"}}]}}')
         if len(self.seen) == 1:
@@ -165,8 +176,8 @@ class SubExpert:
         if listing:
             at = re.search(r"^\d+ items$", page, re.MULTILINE)
             return page[at.start() :] if at else "no list found"
-        facts = _read_facts(self.task, page, rest.rsplit(": ", 1)[1].split(", "))
-        thought = "\n".join(f"{label}: {value}" for label, value in facts)
+        facts = _read_facts(self.task, page, self.task.phrasing.columns)
+        thought = _noted(facts)
         row = " | ".join([number, name, *(value for _, value in facts)])
         return f"<think>\n{thought}\n</think>\n\n{row}"
 

@@ -91,7 +91,9 @@ def ask_list(
             question = f"{opening}{_choose('and_what', split, rng)}{columns_text}"
     else:
         span = span[0].upper() + span[1:]
-        question = span + rng.choice((": ", " - ", ", ", " with ", " and their ", "; ")) + columns_text
+        question = (
+            span + rng.choice((": ", " - ", ", ", " with ", " and their ", "; ")) + columns_text
+        )
     return Phrasing(_finish(question, split, rng), span, columns, key_header)
 
 

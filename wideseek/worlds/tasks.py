@@ -78,9 +78,26 @@ class _World:
     def draw_attributes(self, count: int) -> list[Attribute]:
         """Attributes of a kind; in training a third of the labels are made-up words, so that none can be presumed."""
         chosen = self.rng.sample(self.lexicon.attributes, count)
-        if self.split == "test":
-            return chosen
-        return [self._invent(a) if self.rng.random() < 0.3 else a for a in chosen]
+        if self.split == "train":
+            chosen = [self._invent(a) if self.rng.random() < 0.3 else a for a in chosen]
+        if self.rng.random() < 0.4:
+            chosen += [self._resemble(a) for a in self.rng.sample(chosen, self.rng.randint(1, 2))]
+        return chosen
+
+    def _resemble(self, attribute: Attribute) -> Attribute:
+        """A fact whose label shares words with another one's: "currency code" beside "currency"."""
+        ending, kind = self.rng.choice(
+            (
+                ("code", "code"),
+                ("year", "year"),
+                ("number", "integer"),
+                ("name", "name"),
+                ("of", "name"),
+                ("share", "decimal"),
+            )
+        )
+        label = f"{attribute.label} {ending}"
+        return Attribute(label, (label,), kind)
 
     def _invent(self, attribute: Attribute) -> Attribute:
         words = [self._long_word() for _ in range(self.rng.choice((1, 1, 2)))]
