@@ -54,9 +54,9 @@ class LocalModel:
     @classmethod
     def load(cls, folder: Path, config: EngineConfig, name: str) -> "LocalModel":
         """Read tokenizer and weights; ValueError names what the folder lacks."""
-        from wideseek.engine.engine import Engine  # torch takes seconds to import: only if needed
-
         renderer = Renderer.load(folder)
+        from wideseek.engine.engine import Engine  # imports torch, which takes seconds
+
         return cls(name, renderer, Engine.load(folder, config))
 
     @property

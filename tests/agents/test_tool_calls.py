@@ -39,14 +39,13 @@ def test_every_text_parses_within_the_limits(text: str, role: Role) -> None:
     parsed = parse_tool_calls(text, role, LIMITS)
     limit = LIMITS.width if role == "lead" else LIMITS.tool_calls
     assert len(parsed.calls) <= limit
-    assert all(call.error is None for call in parsed.calls)
-    assert all(call.error for call in parsed.rejected)
+    assert all(run.error is None for run in parsed.calls)
+    assert all(refused.error for refused in parsed.rejected)
     assert parsed.answers == (not parsed.calls and not parsed.rejected)
     if "<tool_call>" not in text and "</tool_call>" not in text:
         assert parsed.answers and parsed.remaining == text
-    for arguments in (call.arguments for call in parsed.calls):
-        assert isinstance(arguments, dict)
-        next(iter(arguments.values())).encode()  # texts that can be written
+    for run in parsed.calls:
+        next(iter(run.arguments.values())).encode()  # texts that can be written
 
 
 @pytest.mark.parametrize(

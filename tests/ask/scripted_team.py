@@ -1,6 +1,7 @@
 """A chat server whose one model plays lead and subagents by a script: no weights, real HTTP."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,14 @@ def good_sub(messages: list[Message]) -> Message:
     return say(f"{country} | {page.split('capital: ')[1].split(chr(10))[0]}")
 
 
+class QuietServer(ThreadingHTTPServer):
+    """A client that leaves is no news."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), BrokenPipeError | ConnectionResetError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def team(lead: Script = good_lead, sub: Script = good_sub, status: int = 200) -> Iterator[str]:
     """Serve the scripts; the base URL. `status`: of every completion."""
@@ -87,7 +96,7 @@ def team(lead: Script = good_lead, sub: Script = good_sub, status: int = 200) ->
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with QuietServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

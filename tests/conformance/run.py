@@ -14,7 +14,7 @@ import importlib
 import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,11 +26,11 @@ Json = dict[str, Any]
 Check = Callable[[Json], str | None]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--verbose", action="store_true", help="print what differs")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     passed = failed = deviating = 0
     for path in options.files:
         try:

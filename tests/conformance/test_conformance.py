@@ -1,8 +1,11 @@
 """The runner of reference vectors, on our own and, where they are at hand, on the reference's."""
 
+import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,29 @@ REFERENCE = HERE.parents[2] / "shared" / "conformance"
 OWN = sorted((HERE / "data").glob("*.json"))
 
 
-def run(*files: Path, verbose: bool = False) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HERE / "run.py"), *map(str, files)]
-    return subprocess.run(
-        command + ["--verbose"] * verbose, capture_output=True, text=True, check=False
-    )
+_spec = importlib.util.spec_from_file_location("conformance_runner", HERE / "run.py")
+assert _spec is not None and _spec.loader is not None
+runner = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(runner)
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def in_process(*files: Path, verbose: bool = False) -> Result:
+        code = runner.main([*map(str, files), *["--verbose"] * verbose])
+        return Result(code, *capsys.readouterr())
+
+    return in_process
 
 
 def cases(name: str) -> list[dict[str, Any]]:
@@ -30,14 +51,16 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-def test_own_vectors_pass() -> None:
+def test_own_vectors_pass(run: Run) -> None:
     result = run(*OWN, verbose=True)
     count = sum(len(json.loads(path.read_text())) for path in OWN)
     assert (result.returncode, result.stdout) == (0, f"{count} passed, 0 failed\n"), result.stderr
 
 
 @pytest.mark.parametrize("name", ["toolcalls", "agent_loop"])
-def test_reference_vectors_pass_but_for_the_listed_deviations(name: str, tmp_path: Path) -> None:
+def test_reference_vectors_pass_but_for_the_listed_deviations(
+    run: Run, name: str, tmp_path: Path
+) -> None:
     if not (REFERENCE / f"{name}.json").exists():
         pytest.skip("the reference's vectors are not part of the repository")
     copy = write(tmp_path / "vectors.json", json.loads((REFERENCE / f"{name}.json").read_text()))
@@ -47,7 +70,7 @@ def test_reference_vectors_pass_but_for_the_listed_deviations(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["toolcalls", "agent_loop"])
-def test_wrong_expectation_fails_by_name(name: str, tmp_path: Path) -> None:
+def test_wrong_expectation_fails_by_name(run: Run, name: str, tmp_path: Path) -> None:
     spoilt = cases(name)
     key = next(iter(spoilt[1]["expected"]))
     spoilt[1]["expected"][key] = "something else"
@@ -59,19 +82,19 @@ def test_wrong_expectation_fails_by_name(name: str, tmp_path: Path) -> None:
     ]
 
 
-def test_format_is_known_by_its_cases_when_the_name_says_nothing(tmp_path: Path) -> None:
+def test_format_is_known_by_its_cases_when_the_name_says_nothing(run: Run, tmp_path: Path) -> None:
     result = run(write(tmp_path / "anything.json", cases("agent_loop")))
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_listed_deviation_that_passes_is_reported(tmp_path: Path) -> None:
+def test_listed_deviation_that_passes_is_reported(run: Run, tmp_path: Path) -> None:
     case = cases("toolcalls")[0] | {"name": "trailing_comma"}
     result = run(write(tmp_path / "toolcalls.json", [case]), verbose=True)
     assert result.returncode == 1
     assert "toolcalls/trailing_comma: listed in deviations.toml, but passes" in result.stdout
 
 
-def test_deviation_is_held_to_what_it_says_instead(tmp_path: Path) -> None:
+def test_deviation_is_held_to_what_it_says_instead(run: Run, tmp_path: Path) -> None:
     [case] = [case for case in cases("toolcalls") if case["name"] == "own_broken_json"]
     reference = case["expected"] | {"ends_episode": True}
     listed = case | {"name": "trailing_comma", "expected": reference}
@@ -90,14 +113,20 @@ def test_deviation_is_held_to_what_it_says_instead(tmp_path: Path) -> None:
     ],
 )
 def test_file_that_is_no_vectors_gives_one_clear_line(
-    tmp_path: Path, content: object, message: str
+    run: Run, tmp_path: Path, content: object, message: str
 ) -> None:
     result = run(write(tmp_path / "odd.json", content))
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_missing_file_gives_one_clear_line(tmp_path: Path) -> None:
+def test_missing_file_gives_one_clear_line(run: Run, tmp_path: Path) -> None:
     result = run(tmp_path / "none.json")
     assert result.returncode == 2
     assert result.stderr == f"{tmp_path / 'none.json'}: No such file or directory\n"
+
+
+def test_runner_is_a_script_that_works_from_anywhere(tmp_path: Path) -> None:
+    command = [sys.executable, str(HERE / "run.py"), str(HERE / "data" / "toolcalls.json")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (result.returncode, result.stdout) == (0, "8 passed, 0 failed\n"), result.stderr

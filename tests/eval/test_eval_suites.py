@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from wideseek_eval.suites import draw_worlds, read_questions
 
-from tests.eval.scripted_eval import ScriptedModel, right
+from tests.eval.scripted_eval import ScriptedModel, fenced, right
 from wideseek.grading.table import TableScore
 
 MAIN = Path(__file__).parents[2] / "eval" / "main.py"
@@ -65,7 +65,9 @@ def write(path: Path, *records: object) -> Path:
 def test_questions_are_read_from_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", TABLE, BOXED)
     table, boxed = read_questions(path)
-    fence = "```markdown\n| # | Country | Chief town |\n| 1 | france | PARIS |\n| 2 | Austria | x |\n```"
+    fence = fenced(
+        ["#", "Country", "Chief town"], [["1", "france", "PARIS"], ["2", "Austria", "x"]]
+    )
     answered, score = table.grade(fence)
     assert answered and isinstance(score, TableScore) and score.item_f1 == 0.75
     answered, score = boxed.grade("so \\boxed{Paris}")

@@ -112,7 +112,7 @@ def test_columns_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 def test_killed_run_still_gives_the_rows_reported_so_far(tmp_path: Path) -> None:
     folder = recorded(tmp_path)
     events = read_events(folder)
-    reported = [e.seq for e in events if e.data.get("report") == "Brazil | some city"][0]
+    reported = next(e.seq for e in events if e.data.get("report") == "Brazil | some city")
     answer = derive_answer(events[: reported + 1], lambda sha256: read_page(folder, sha256))
     assert answer.stop_reason == "unfinished"
     assert {"item": "Brazil", "capital": "some city"} in answer.rows

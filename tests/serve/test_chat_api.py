@@ -9,12 +9,18 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from tests.serve.tiny import ScriptedGenerate, write_tokenizer
+from tests.agents.scripted import lines
+from tests.serve.tiny import ScriptedGenerate, ScriptedModel, write_tokenizer
+from wideseek.backends import Backends
 from wideseek.model.renderer import Renderer
 from wideseek.serve.app import create_app
 from wideseek.serve.chat import ServedModel
+from wideseek.serve.runs import Runs
+from wideseek.tools.corpus import Corpus
+from wideseek.tools.outcome import Page
 
 KEY = "a-key"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -50,7 +56,14 @@ class Api:
             max_model_len=200,
             created=1_700_000_000,
         )
-        self.app = create_app(self.model, key=key, max_calls=max_calls)
+        self.key, self.max_calls = key, max_calls
+        self.app = self.create_app()
+
+    def create_app(self) -> FastAPI:
+        model = ScriptedModel(lines())
+        corpus = Corpus.from_pages([Page("Chile", "https://x.test/chile", "Chile")])
+        runs = Runs(Backends(lead=model, sub=model, corpus=corpus, bundled=True), Path("/nowhere"))
+        return create_app(self.model, runs, key=self.key, max_calls=self.max_calls)
 
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -297,7 +310,8 @@ def test_a_defect_of_ours_is_a_500_that_tells_nothing(renderer: Renderer) -> Non
     async def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("secret detail")
 
-    api.app = create_app(replace(api.model, generate=broken), key=None, max_calls=1)
+    api.model = replace(api.model, generate=broken)
+    api.app = api.create_app()
     response = api.post({"model": "tiny", "messages": HELLO})
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"
@@ -307,7 +321,7 @@ def test_a_defect_of_ours_is_a_500_that_tells_nothing(renderer: Renderer) -> Non
 def test_every_route_but_health_needs_the_key(renderer: Renderer) -> None:
     api = Api(renderer, key=KEY)
     routes = [route for route in api.app.routes if isinstance(route, APIRoute)]
-    assert len(routes) >= 3
+    assert len(routes) >= 4
     for route in routes:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY}):
             call = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from wideseek.generation import Completion, Sampling
+from wideseek.generation import Completion, OpenDialogue, Sampling
 from wideseek.model.config import ModelConfig
 from wideseek.model.qwen3 import Qwen3
 from wideseek.model.weights import save_model
@@ -60,6 +60,19 @@ def write_model(folder: Path, max_positions: int = 512) -> Path:
     save_model(model, folder)
     write_tokenizer(folder)
     return folder
+
+
+class ScriptedModel:
+    """A Model of scripted Dialogues."""
+
+    def __init__(self, open: OpenDialogue, max_model_len: int | None = None) -> None:
+        self.name = "scripted"
+        self.max_model_len = max_model_len
+        self.open = open
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class ScriptedGenerate:

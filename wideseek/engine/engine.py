@@ -20,7 +20,7 @@ from wideseek.engine.model_runner import ModelRunner, kv_pages_that_fit
 from wideseek.engine.page_pool import PagePool
 from wideseek.engine.prefix_tree import PrefixTree
 from wideseek.engine.scheduler import Scheduler
-from wideseek.engine.sequence import Sequence
+from wideseek.engine.sequence import OnToken, Sequence
 from wideseek.engine.stop_text import Decode, StopText
 from wideseek.generation import Completion, Sampling
 from wideseek.model.qwen3 import Qwen3
@@ -116,13 +116,15 @@ class Engine:
         token_ids: ReadOnly[int],
         sampling: Sampling,
         cancel: asyncio.Event | None = None,
+        on_token: OnToken | None = None,
     ) -> Completion:
-        """Continue token_ids; see wideseek.generation.Generate.
+        """Continue token_ids; see wideseek.generation.Generate. on_token hears of each as it comes.
 
         ValueError for a prompt that is empty, too long or outside the vocabulary; RuntimeError when
         a step failed or the engine is closed. Cancelling the awaiting task ends the sequence too.
         """
         sequence = self._sequence(token_ids, sampling)
+        sequence.on_token = on_token
         (future,) = self._submit([sequence])
         reply = asyncio.wrap_future(future)
         watch = None

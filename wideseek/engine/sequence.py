@@ -1,11 +1,16 @@
 """Sequence: one growing list of token ids in the engine, with its pages and computed length."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from wideseek.engine.prefix_tree import Node
 from wideseek.engine.stop_text import StopText
 from wideseek.generation import Completion, FinishReason, Sampling
+
+OnToken = Callable[[int, float], None]
+"""Told of each sampled token and its plain log-prob, on the engine's thread; returns at once."""
 
 
 class Sequence:
@@ -40,6 +45,7 @@ class Sequence:
         self.plain_logprobs: list[float] = []
         self.cached_tokens: int | None = None  # found in the tree when first admitted
         self.finish_reason: FinishReason | None = None
+        self.on_token: OnToken | None = None
         self._stop_text = stop_text
         self._stop_token_ids = frozenset(sampling.stop_token_ids)
 
@@ -61,6 +67,8 @@ class Sequence:
             self.finish_reason = "stop"
         elif self.num_tokens == len(self.tokens):
             self.finish_reason = "length"
+        if self.on_token is not None:
+            self.on_token(token, plain_logprob)
 
     def completion(self, weight_version: int) -> Completion:
         """What was said, once finish_reason is set."""

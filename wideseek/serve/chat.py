@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -111,7 +112,8 @@ class Chat:
         loop = asyncio.get_running_loop()
 
         def on_token(token_id: int, logprob: float) -> None:
-            loop.call_soon_threadsafe(sampled.put_nowait, (token_id, logprob))
+            with suppress(RuntimeError):  # the server's loop may have closed
+                loop.call_soon_threadsafe(sampled.put_nowait, (token_id, logprob))
 
         work = asyncio.ensure_future(
             self._model.generate(self._prompt, self._sampling, cancel, on_token)
