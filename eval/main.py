@@ -177,7 +177,8 @@ class Progress:
         scores = [record.score for record in records.values() if record.score is not None]
         f1 = f"item F1 {record.score.item_f1:.3f}" if record.score else f"{record.failure}"
         told = f"[{len(records)}/{self._wanted}] {record.task} trial {record.trial}: {f1}, "
-        told += f"{record.rows} rows, {record.stop_reason}, {record.seconds:.1f} s"
+        width = f"{record.rows} rows" if record.rows else record.kind
+        told += f"{width}, {record.stop_reason}, {record.seconds:.1f} s"
         if scores:
             mean = sum(score.item_f1 for score in scores) / len(scores)
             success = sum(score.success for score in scores) / len(scores)

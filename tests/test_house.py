@@ -19,6 +19,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("wideseek.trajectory", "wideseek.engine", "wideseek.grading", "wideseek.worlds"),
     ("wideseek.runs",),
     ("wideseek.agents",),
+    ("wideseek.backends",),
     ("wideseek.answering",),
     ("wideseek.serve",),
     ("wideseek.ask", "wideseek.doctor"),

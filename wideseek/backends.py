@@ -79,7 +79,10 @@ class LocalModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Backends:
-    """The models that lead and work, and the pages they search. Close it once."""
+    """The models that lead and work, and the pages they search. Close it once.
+
+    bundled: both models are the one that comes with WideSeek.
+    """
 
     lead: Model
     sub: Model
@@ -98,18 +101,38 @@ class Backends:
             await self.sub.close()
 
 
-async def open_backends(options: argparse.Namespace) -> Backends:
-    """Everything that the flags of `add_backend_flags` name, loaded and reachable."""
-    corpus = Corpus.load(options.corpus)
-    lead = await open_model(options.model, options.base_url, options.dtype)
-    bundled = options.model is None and options.base_url is None
+@dataclass(frozen=True, slots=True)
+class ModelPlace:
+    """Where a model is: a name on a server, or else a folder or hub id here; None: a default."""
+
+    model: str | None
+    base_url: str | None
+
+
+def model_places(options: argparse.Namespace) -> tuple[ModelPlace, ModelPlace]:
+    """The places of the lead's and the subagents' model; the same twice unless flags say other."""
+    lead = ModelPlace(options.model, options.base_url)
     if options.sub_model is None and options.sub_base_url is None:
-        return Backends(lead=lead, sub=lead, corpus=corpus, bundled=bundled)
+        return lead, lead
     base_url = options.sub_base_url
     if base_url is None and not Path(options.sub_model).is_dir():
         base_url = options.base_url
-    sub = await open_model(options.sub_model, base_url, options.dtype)
-    return Backends(lead=lead, sub=sub, corpus=corpus, bundled=False)
+    return lead, ModelPlace(options.sub_model, base_url)
+
+
+async def open_backends(options: argparse.Namespace) -> Backends:
+    """Everything that the flags of `add_backend_flags` name, loaded and reachable."""
+    corpus = Corpus.load(options.corpus)
+    lead_place, sub_place = model_places(options)
+    lead = sub = await open_model(lead_place.model, lead_place.base_url, options.dtype)
+    if sub_place != lead_place:
+        try:
+            sub = await open_model(sub_place.model, sub_place.base_url, options.dtype)
+        except ValueError:
+            await lead.close()
+            raise
+    bundled = lead_place == sub_place == ModelPlace(None, None)
+    return Backends(lead=lead, sub=sub, corpus=corpus, bundled=bundled)
 
 
 async def open_model(model: str | None, base_url: str | None, dtype: Dtype = "auto") -> Model:

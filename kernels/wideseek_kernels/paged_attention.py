@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MIN_ROWS = 4
-"""Rows of a matrix product; below it, oneMKL uses kernels that add in another order."""
+ROW_TILE = 4
+"""Rows of a matrix product come in multiples of it; the odd ones out oneMKL adds up differently."""
 
 KEY_TILE = 64
 """Keys are padded to a multiple of it, so that no vector of scores has a scalar remainder."""
@@ -52,7 +52,7 @@ class Group:
 class Chunk:
     """One sequence with several queries: rows begin to end of q; page_rows [KV * n] as in Group.
 
-    blocks are (first row, end row, mask [1, 1, queries, L]) of q, queries padded to MIN_ROWS.
+    blocks are (first row, end row, mask [1, 1, queries, L]) of q, queries padded to ROW_TILE.
     """
 
     begin: int
@@ -117,8 +117,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
         k = flat_k.index_select(0, group.page_rows).view(kv_shape)
         v = flat_v.index_select(0, group.page_rows).view(kv_shape)
         rows = q[group.begin : group.end].view(batch, num_kv, group_size, head_dim)
-        if group_size < MIN_ROWS:
-            rows = F.pad(rows, (0, 0, 0, MIN_ROWS - group_size))
+        rows = F.pad(rows, (0, 0, 0, -group_size % ROW_TILE))
         mask = group.mask.expand(-1, -1, rows.shape[2], -1)
         read = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask)
         out[group.begin : group.end] = read[:, :, :group_size].reshape(batch, num_heads, head_dim)
@@ -129,8 +128,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
         v = flat_v.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
         for begin, end, mask in chunk.blocks:
             rows = q[begin:end].view(-1, num_kv, group_size, head_dim).permute(1, 2, 0, 3)
-            if mask.shape[2] > end - begin:
-                rows = F.pad(rows, (0, 0, 0, mask.shape[2] - (end - begin)))
+            rows = F.pad(rows, (0, 0, 0, -(end - begin) % ROW_TILE))
             num_keys = mask.shape[3]
             read = F.scaled_dot_product_attention(
                 rows, k[:, :, :num_keys], v[:, :, :num_keys], attn_mask=mask
@@ -187,7 +185,7 @@ class _Planner:
             end = min(begin + QUERY_BLOCK, q_len)
             position = kv_len - q_len + begin
             num_keys = padded_keys(kv_len - q_len + end, self.page_size)
-            num_queries = -(-(end - begin) // MIN_ROWS) * MIN_ROWS
+            num_queries = -(-(end - begin) // ROW_TILE) * ROW_TILE
             keys = torch.arange(num_keys, device=self.device)
             queries = torch.arange(position, position + num_queries, device=self.device)
             mask = self._mask(keys > queries[:, None])

@@ -213,3 +213,19 @@ def test_final_answer_given_while_the_run_is_stopped_still_counts(watched: Watch
 
     rollout = asyncio.run(answers_too_late())
     assert (rollout.stop_reason, rollout.answer) == ("answered", "\\boxed{Lima}")
+
+
+def test_calls_made_while_the_run_is_stopped_are_not_run(watched: Watched) -> None:
+    async def spawns_too_late() -> Rollout:
+        cancel = asyncio.Event()
+
+        async def lead(talk: Talk) -> str:
+            cancel.set()
+            await asyncio.sleep(0)
+            return spawn("a")
+
+        return await watched.research(lead, lead).run("Q?", cancel=cancel)
+
+    rollout = asyncio.run(spawns_too_late())
+    assert watched.sub.talks == [] and watched.ledger.agents.issued == 1
+    assert rollout.trajectories[0].turns[0].calls[0].arguments == {"prompt": "a"}

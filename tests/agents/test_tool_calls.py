@@ -73,6 +73,23 @@ def test_calls_are_one_item_each_with_what_the_item_sets() -> None:
     assert parsed.remaining == "so "
 
 
+@pytest.mark.parametrize(
+    ("extra", "passed"),
+    [
+        ("depth", "depth"),
+        (["a", 5], ["a", 5]),
+        ([], None),
+        ("\ud800", None),
+        ({"deep": {}}, None),
+        ([["nested"]], None),
+    ],
+)
+def test_what_goes_with_an_item_is_plain_or_left_out(extra: object, passed: object) -> None:
+    text = call("access", url="u", info_to_extract=extra)
+    [run] = parse_tool_calls(text, "single", LIMITS).calls
+    assert run.arguments.get("info_to_extract") == passed
+
+
 def test_limit_is_applied_before_bad_items_are_refused() -> None:
     parsed = parse_tool_calls(spawn("", "a", "b", "c", "d"), "lead", LIMITS)
     assert [c.arguments["prompt"] for c in parsed.calls] == ["a", "b"]
@@ -104,8 +121,9 @@ def test_turn_that_only_calls_inside_thinking_is_told_so(text: str) -> None:
 
 
 def test_think_tags_inside_a_call_belong_to_the_call() -> None:
-    parsed = parse_tool_calls(search("what is <think>?"), "sub", LIMITS)
+    parsed = parse_tool_calls(search("what is <think>?") + search("b"), "sub", LIMITS)
     assert [c.arguments for c in parsed.calls] == [{"query": "what is <think>?"}]
+    assert len(parsed.rejected) == 1, "the second call does not stand inside thinking"
 
 
 def test_calls_after_the_first_are_not_run_and_the_model_is_told() -> None:
@@ -125,6 +143,7 @@ def test_calls_after_the_first_are_not_run_and_the_model_is_told() -> None:
         ("<tool_call>[1]</tool_call>", "a call is one JSON object"),
         ('<tool_call>{"name": "search", "arguments": "x"}</tool_call>', "arguments must be"),
         ('<tool_call>{"name": "search", "arguments": {"count": NaN}}</tool_call>', "not valid"),
+        ('<tool_call>{"name": "search", "arguments": {"count": 1e999}}</tool_call>', "not valid"),
         (call("create_sub_agents", sub_agents=[]), "no tool 'create_sub_agents' here, only search"),
         (call("Search", queries=[]), "no tool 'Search' here"),
         ('<tool_call>{"name": ["x"], "arguments": {}}</tool_call>', "no tool ['x'] here"),

@@ -1,6 +1,7 @@
 """A chat server whose one model plays lead and subagents by a script: no weights, real HTTP."""
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,12 @@ def write_corpus(path: Path) -> Path:
     ]
     corpus_file.write(path, pages, {})
     return path
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Of a child process that imports what this one can."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | extra
 
 
 def call(name: str, arguments: dict[str, Any]) -> Message:

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.ask.scripted_team import CAPITALS, QUESTION, good_lead, good_sub, say, team, write_corpus
+from tests.ask.scripted_team import (
+    CAPITALS,
+    QUESTION,
+    environment,
+    good_lead,
+    good_sub,
+    say,
+    team,
+    write_corpus,
+)
 from wideseek.ask.__main__ import main
 from wideseek.runs.log import read_events
 
@@ -70,7 +79,7 @@ def test_a_question_ends_in_an_aligned_table_with_a_url_a_row(ask: Ask) -> None:
     for agent in ("lead", "sub-1", "sub-2", "sub-3"):
         assert f"s {agent} " in ask.err
     assert "\x1b" not in ask.err, "plain lines where stderr is no terminal"
-    assert "answered: 4 agents, 6 searches and pages" in ask.err
+    assert "answered: 4 agents, 6 tool calls" in ask.err
     events = read_events(ask.last_run())
     assert events[-1].type == "run.completed"
 
@@ -215,7 +224,8 @@ def test_an_endpoint_that_lists_no_models_needs_a_name(ask: Ask) -> None:
 
 def test_starting_up_does_not_import_torch() -> None:
     code = "import sys, wideseek.ask.__main__; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    run = subprocess.run([sys.executable, "-c", code], check=False, env=environment())
+    assert run.returncode == 0
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
@@ -235,6 +245,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
                 *(sys.executable, "-m", "wideseek.ask", QUESTION, "--base-url", url),
                 *("--corpus", str(corpus), "--runs-dir", str(tmp_path / "runs")),
             ],
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -137,6 +137,9 @@ def test_item_f1_by_hand() -> None:
     assert run_table("| K | V |\n| a | x |\n| b | z |", gold, equal_judge) == (0.75, True)
     # One right row of one: precision 1, recall 1/2.
     assert run_table("| K | V |\n| a | x |", gold, equal_judge)[0] == pytest.approx(2 / 3)
+    # The first of two rows with one key is kept.
+    twice = "| K | V |\n| a | z |\n| a | x |\n| b | y |"
+    assert run_table(twice, gold, equal_judge) == (0.75, True)
     # Keys count although the judge says nothing.
     assert run_table(gold, gold, silent_judge) == (0.5, True)
     assert run_table("| K |\n| a |", gold, equal_judge) == (0.0, False)

@@ -34,6 +34,7 @@ def test_pipe_table_without_a_fence_is_the_last_resort() -> None:
         (("#1", "2."), ("name",)),
         (("1", "3"), ("#", "name")),
         (("1", "x"), ("#", "name")),
+        (("1", "9" * 5000), ("#", "name")),
     ],
 )
 def test_leading_counter_is_dropped_only_if_it_counts(
@@ -87,6 +88,16 @@ def test_partial_table_drops_the_counters_of_reports() -> None:
     assert partial_table(["2 | Ohrid | 288", "1 | Bled | 30"], [plan]) == Table(
         ("name", "depth"), (("Ohrid", "288"), ("Bled", "30"))
     )
+    assert partial_table(["2 | Ohrid | 288"], ["facts: (a) depth"]) == Table(
+        ("item", "depth"), (("Ohrid", "288"),)
+    )
+
+
+def test_partial_table_keeps_numbers_that_are_not_counters() -> None:
+    years = partial_table(["1994 | Speed | de Bont"])
+    assert years is not None and years.rows[0] == ("1994", "Speed", "de Bont")
+    pairs = partial_table(["1 | 2"])
+    assert pairs is not None and pairs.rows[0] == ("1", "2")
 
 
 def test_partial_table_without_known_columns_is_generic() -> None:
@@ -97,6 +108,36 @@ def test_partial_table_without_known_columns_is_generic() -> None:
 
 def test_partial_table_of_nothing_is_none() -> None:
     assert partial_table(["", "<think>a | b</think>nothing", "|", "| --- | --- |"]) is None
+
+
+_PIECES = [
+    "```markdown",
+    "```",
+    "\n",
+    "|",
+    "---",
+    "\\boxed{",
+    "}",
+    "#",
+    "1",
+    " a ",
+    "with ",
+    "</think>",
+]
+
+
+@given(st.lists(st.sampled_from(_PIECES) | st.text(max_size=3)).map("".join))
+def test_any_text_has_an_answer_or_none(text: str) -> None:
+    table = answer_table(text)
+    assert table is None or table.columns
+    wanted_columns(text)
+
+
+@pytest.mark.parametrize("piece", ["-", "|", "-|", "with ", "with a, ", "  ", "| - ", "columns: "])
+def test_long_reports_take_linear_time(piece: str) -> None:
+    # A quadratic reader runs into the time limit of the suite.
+    report = piece * 200_000 + "x"
+    partial_table([report, f"a | {report}", "b | 1\n" * 1000], [report])
 
 
 @given(st.lists(st.text(alphabet="ab|-# \n\\1")))
@@ -111,6 +152,10 @@ def test_partial_table_takes_any_report(reports: list[str]) -> None:
         ("List all countries with capital, currency and area.", ("capital", "currency", "area")),
         ("All lakes? Columns: name, depth, and shore length", ("name", "depth", "shore length")),
         ("Begin with a list. Then cities with mayor.", ("mayor",)),
+        ("Cities with a port, with mayor and area", ("mayor", "area")),
+        ("columns: name, depth\n</think>\n{lakes with fish}", ("name", "depth")),
+        ("facts: (a) visitors, (b) floor area\n</think>", ("visitors", "floor area")),
+        ("without, with", ()),
         ("Who is it?", ()),
     ],
 )

@@ -1,6 +1,5 @@
 """`python -m wideseek.serve` as a process, spoken to by the official openai client."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.ask.scripted_team import write_corpus
+from tests.ask.scripted_team import environment, write_corpus
 from tests.serve.tiny import write_model
 from wideseek.ask.__main__ import main as ask
 from wideseek.serve.__main__ import main as serve
@@ -43,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             *(sys.executable, "-m", "wideseek.serve", "--model", str(model), "--port", "0"),
             *("--corpus", str(corpus), "--runs-dir", str(folder / "runs"), "--seed", "1"),
         ],
-        env=os.environ | {"WIDESEEK_API_KEY": KEY, "OMP_NUM_THREADS": "1"},
+        env=environment(WIDESEEK_API_KEY=KEY),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -123,7 +122,7 @@ def test_a_stream_left_early_frees_the_engine(server: Server) -> None:
 def test_research_runs_on_the_served_model(server: Server) -> None:
     response = httpx.post(
         f"{server.url}/v1/research",
-        json={"question": "List things", "budget": {"tokens": 3000, "seconds": 20}},
+        json={"question": "List things", "budget": {"tokens": 900, "seconds": 20}},
         headers={"authorization": f"Bearer {KEY}"},
         timeout=60,
     )
@@ -135,7 +134,7 @@ def test_ask_can_use_the_server_as_its_endpoint(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    flags = ["--base-url", server.url, "--max-tokens", "3000", "--temperature", "0"]
+    flags = ["--base-url", server.url, "--max-tokens", "900", "--temperature", "0"]
     places = ["--runs-dir", str(server.folder / "asked")]
     corpus = ["--corpus", str(server.folder / "corpus.sqlite")]
     assert ask(["List things", *flags, *places, *corpus]) in (0, 1, 3)

@@ -150,8 +150,8 @@ class Agent:
         refusals = tell_rejected(self._shared.prompts, parsed.rejected, parsed.cut, self.spec.calls)
         for refusal in refusals:
             self._emit(EventType.WARNING, {"message": refusal})
-        texts = [*await self._run_calls(parsed.calls), *refusals]
-        told = "\n\n".join(text for text in texts if text)
+        texts = await self._run_calls(parsed.calls) if parsed.calls else []
+        told = "\n\n".join(text for text in (*texts, *refusals) if text)
         self.turns[-1] = replace(self.turns[-1], tool_text=told)
         if self._shared.ledger.stopped.is_set():
             return self._stop_end()

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from wideseek.agents.agent import Agent, RunCalls, Shared
 from wideseek.agents.limits import Limits
@@ -19,7 +19,6 @@ from wideseek.trajectory import End, Role, Rollout, ToolCall
 
 Workflow = Literal["team", "single"]
 
-_ROOT: dict[Workflow, Role] = {"team": "lead", "single": "single"}
 _END_EVENTS = {
     End.CANCELLED: EventType.RUN_CANCELLED,
     End.MODEL_FAILED: EventType.RUN_FAILED,
@@ -62,7 +61,7 @@ class Research:
         """
         if not question.strip():
             raise ValueError("question must not be empty")
-        if workflow not in _ROOT:
+        if workflow not in get_args(Workflow):
             raise ValueError(f"workflow must be team or single, not {workflow!r}")
         self.emit(
             EventType.RUN_STARTED,
@@ -193,9 +192,8 @@ class _Run:
         root, *subs = self.agents
         if root.end is End.ANSWERED:
             return root.report
-        begun = (
-            root.turns[-1].text.rpartition("\n")[0] if root.turns else ""
-        )  # its last line is torn
+        last = root.turns[-1].text if root.turns else ""
+        begun = last.rpartition("\n")[0]  # without the line that was torn
         reports = [begun, *(sub.report for sub in subs)]
         tasks = [turn.text for turn in root.turns] + [agent.task for agent in self.agents]
         table = partial_table(reports, tasks)

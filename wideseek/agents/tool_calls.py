@@ -7,6 +7,7 @@ of being taken for the final answer, and a call drafted inside thinking is not r
 """
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class _Shape:
     """Arguments of one tool: a list of items, or the arguments themselves as the one item.
 
     limit: the most items of one call. key: a text every item must have. extra: what an item may
-    have, passed on unchecked if it is set.
+    have, passed on as it is if it is a plain value or a list of them.
     """
 
     limit: Callable[[Limits], int]
@@ -157,9 +158,7 @@ def _parse_first(text: str, found: _Found, role: Role, limits: Limits) -> Parsed
     items = arguments.get(shape.items) if shape.items else [arguments]
     if not isinstance(items, list) or not items:
         error = f"the arguments of {name} look like {shape.example}"
-        return ParsedTurn(
-            rejected=(_reject(error, name, arguments), *later), remaining=found.remaining
-        )
+        return ParsedTurn(rejected=(_reject(error, name), *later), remaining=found.remaining)
     limit = shape.limit(limits)
     read = [_read_item(name, shape, item, place) for place, item in enumerate(items[:limit], 1)]
     return ParsedTurn(
@@ -173,10 +172,10 @@ def _parse_first(text: str, found: _Found, role: Role, limits: Limits) -> Parsed
 def _read_call(body: str) -> tuple[Any, dict[str, Any]] | str:
     """Name and arguments of a call, or what is wrong with it. The name is unchecked."""
     try:
-        call = json.loads(body, parse_constant=_refuse_constant)
+        call = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         return f"not valid JSON ({error.msg}, character {error.pos}); {_MALFORMED}"
-    except (ValueError, RecursionError):  # a number too long, NaN, brackets too deep
+    except (ValueError, RecursionError):  # NaN, too large a number, brackets too deep
         return f"not valid JSON; {_MALFORMED}"
     if not isinstance(call, dict):
         return f"a call is one JSON object; {_MALFORMED}"
@@ -190,14 +189,21 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(constant)
 
 
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(number)
+    return value
+
+
 def _read_item(name: str, shape: _Shape, item: object, place: int) -> ToolCall:
     if not isinstance(item, dict) or not _is_text(item.get(shape.key)):
         which = f"item {place} of {shape.items}" if shape.items else "the call"
-        given = item if isinstance(item, dict) else {}
-        return _reject(f"{which} needs a text {shape.key!r}, as in {shape.example}", name, given)
+        return _reject(f"{which} needs a text {shape.key!r}, as in {shape.example}", name)
     arguments = {shape.key: item[shape.key]}
-    if shape.extra and item.get(shape.extra):
-        arguments[shape.extra] = item[shape.extra]
+    extra = item.get(shape.extra) if shape.extra else None
+    if extra and all(map(_is_plain, extra if isinstance(extra, list) else [extra])):
+        arguments[str(shape.extra)] = extra
     return ToolCall(name=name, arguments=arguments)
 
 
@@ -206,5 +212,9 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != "" and not _SURROGATE.search(value)
 
 
-def _reject(error: str, name: str = "", arguments: dict[str, Any] | None = None) -> ToolCall:
-    return ToolCall(name=name, arguments=arguments or {}, error=error)
+def _is_plain(value: object) -> bool:
+    return isinstance(value, int | float) or _is_text(value)
+
+
+def _reject(error: str, name: str = "") -> ToolCall:
+    return ToolCall(name=name, arguments={}, error=error)

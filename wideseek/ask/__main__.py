@@ -168,7 +168,7 @@ def account(answered: Answered) -> str:
     tokens = usage["prompt_tokens"] + usage["completion_tokens"]
     return (
         f"{answered.answer.stop_reason.replace('_', ' ')}: {usage['agents']} agents, "
-        f"{usage['tool_calls']} searches and pages, {tokens:,} tokens, {usage['seconds']:.1f} s"
+        f"{usage['tool_calls']} tool calls, {tokens:,} tokens, {usage['seconds']:.1f} s"
     )
 
 

@@ -101,7 +101,7 @@ class LiveProgress:
     def _draw(self) -> None:
         columns, rows = self._size()
         agents = self._pick(max(1, rows - 3))
-        lines = [self._head(len(self._agents) - len(agents))]
+        lines = [cut(self._head(len(self._agents) - len(agents)), columns - 1)]
         lines += [self._line(agent, columns) for agent in agents]
         up = f"\x1b[{self._num_drawn}A" if self._num_drawn else ""
         block = "".join(f"\r\x1b[2K{line}\n" for line in lines)
@@ -123,7 +123,7 @@ class LiveProgress:
         parts = [
             f"{self._now - (self._start or 0.0):.1f}s",
             f"{len(self._agents)} agents, {running} at work",
-            f"{usage.get('tool_calls', 0)} searches and pages",
+            f"{usage.get('tool_calls', 0)} tool calls",
             f"{tokens:,} tokens",
         ]
         return " \u00b7 ".join(parts + [f"{num_hidden} not shown"] * bool(num_hidden))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from wideseek_kernels.kv_write import kv_write
 from wideseek_kernels.paged_attention import (
-    MIN_ROWS,
+    ROW_TILE,
     AttentionPlan,
     paged_attention,
     plan_attention,
@@ -65,8 +65,8 @@ class PagedAttention:
 class ModelRunner:
     """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model.
 
-    A step has at least MIN_ROWS rows, padding if need be: fewer would be added up in another order
-    and a token depend on its batch mates.
+    Rows are padded to multiples of ROW_TILE, without which the number of batch mates would change
+    the last bits of a token's logits.
     """
 
     def __init__(self, model: Qwen3, *, num_pages: int, page_size: int) -> None:
@@ -108,7 +108,7 @@ class ModelRunner:
             return Sampled([], [], [])
         ends = dict(zip(map(id, sequences), np.cumsum(counts).tolist(), strict=True))
         rows = [ends[id(sequence)] - 1 for sequence in chosen]
-        rows += [rows[0]] * (MIN_ROWS - len(rows))
+        rows += [rows[0]] * (-len(rows) % ROW_TILE)
         logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
         if not torch.isfinite(logits).all():
             raise FloatingPointError("the model's logits are not finite")
@@ -119,8 +119,8 @@ class ModelRunner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids and positions [rows] of the uncomputed tokens, padded, and their slots [T]."""
         num_tokens = sum(counts)
-        tokens = np.zeros(max(num_tokens, MIN_ROWS), np.int64)
-        positions = np.zeros(max(num_tokens, MIN_ROWS), np.int64)
+        num_rows = -(-num_tokens // ROW_TILE) * ROW_TILE
+        tokens, positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
         pages = np.empty(num_tokens, np.int64)
         row = 0
         for sequence, count in zip(sequences, counts, strict=True):

@@ -57,7 +57,7 @@ def score_table(
     )
     items = rows = 0
     for row_key, cells in found.items():
-        if (wanted := expected.get(row_key)) is None :
+        if (wanted := expected.get(row_key)) is None or not any(row_key):
             continue
         right = sum(cell == want for cell, want in zip(cells, wanted, strict=True))
         items += right

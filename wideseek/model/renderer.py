@@ -64,7 +64,10 @@ class Renderer:
         path = folder / "tokenizer.json"
         if "model" not in read_json_object(path):
             raise ValueError(f"no tokenizer: {path} is missing or incomplete")
-        tokenizer = Tokenizer.from_file(str(path))
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(f"{path} cannot be read: {error}") from None
         try:
             template = ChatTemplate.load(folder)
             return cls(tokenizer, template, _end_tokens(folder, tokenizer))

@@ -76,7 +76,9 @@ def derive_answer(events: Sequence[Event], page_text: Callable[[str], str]) -> A
         table = answer_table(text)
     else:
         text, stop_reason, usage = "", UNFINISHED, _last_usage(events)
-        table = partial_table(_told(events, "report"), [*_told(events, "text"), *_told(events, "task")])
+        table = partial_table(
+            _told(events, "report"), [*_told(events, "text"), *_told(events, "task")]
+        )
     if table is None:
         return Answer(
             columns=(),

@@ -6,7 +6,7 @@ added.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -54,7 +54,8 @@ class Event:
 
     def to_json(self) -> str:
         """One line, without its line end."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        envelope = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(envelope, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Event":

@@ -46,6 +46,10 @@ class PageRead:
         return [(line, _fold(line)) for line in (self.title, *self.text.splitlines()) if line]
 
     @cached_property
+    def folded_title(self) -> str:
+        return _fold(self.title)
+
+    @cached_property
     def folded(self) -> str:
         return "\n".join(folded for _, folded in self.lines)
 
@@ -68,43 +72,40 @@ def find_sources(
     those read first.
     """
     asked = _fold(question)
-    ordered = sorted(pages, key=lambda page: not page.title or _fold(page.title) not in asked)
+    ordered = sorted(pages, key=lambda page: not page.title or page.folded_title not in asked)
     return [_row_sources(row, ordered) for row in table.rows]
 
 
 def _row_sources(row: Sequence[str], pages: Sequence[PageRead]) -> list[Source | None]:
-    key = _pattern(row[0])
+    key = _wanted(row[0])
     if key is None:
         return [None] * len(row)
-    about, mentions = _rank(row[0], key, pages)
+    about, mentions = _rank(key, pages)
     cells = [_first_line(key, about) or _first_line(key, mentions)]
-    for value in row[1:]:
-        wanted = _pattern(value)
-        found = wanted and (_first_line(wanted, about) or _first_line(wanted, mentions, beside=key))
+    for value in map(_wanted, row[1:]):
+        found = value and (_first_line(value, about) or _first_line(value, mentions, beside=key))
         cells.append(found or None)
     return cells
 
 
-def _rank(
-    key: str, pattern: re.Pattern[str], pages: Sequence[PageRead]
-) -> tuple[list[PageRead], list[PageRead]]:
+def _rank(key: "_Wanted", pages: Sequence[PageRead]) -> tuple[list[PageRead], list[PageRead]]:
     """Pages titled by the key, the exact title first; pages that only mention it, such as lists."""
     about, mentions = [], []
     for page in pages:
-        if pattern.search(_fold(page.title)):
+        if key.stands_in(page.folded_title):
             about.append(page)
-        elif pattern.search(page.folded):
+        elif key.stands_in(page.folded):
             mentions.append(page)
-    about.sort(key=lambda page: _fold(page.title) != _fold(key))
+    about.sort(key=lambda page: page.folded_title != key.text)
     return about, mentions
 
 
 def _first_line(
-    value: re.Pattern[str], pages: Sequence[PageRead], beside: re.Pattern[str] | None = None
+    value: "_Wanted", pages: Sequence[PageRead], beside: "_Wanted | None" = None
 ) -> Source | None:
     for page in pages:
         for line, folded in page.lines:
-            if value.search(folded) and (beside is None or beside.search(folded)):
+            if value.stands_in(folded) and (beside is None or beside.stands_in(folded)):
                 return page.source(line)
     return None
 
@@ -113,15 +114,26 @@ def _fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _pattern(value: str) -> re.Pattern[str] | None:
-    """Finds the value as a whole in folded text; None for a cell that claims nothing."""
-    folded = _fold(value)
-    if folded in UNKNOWN:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A folded text that must stand whole in another."""
+
+    text: str
+    whole: re.Pattern[str]
+
+    def stands_in(self, folded: str) -> bool:
+        return self.text in folded and self.whole.search(folded) is not None
+
+
+def _wanted(value: str) -> _Wanted | None:
+    """What to look for; None for a cell that claims nothing."""
+    text = _fold(value)
+    if text in UNKNOWN:
         return None
-    before = rf"(?<![{_LETTER}])" if re.match(f"[{_LETTER}]", folded) else ""
-    after = rf"(?![{_LETTER}])" if re.search(f"[{_LETTER}]$", folded) else ""
-    if folded[0].isdigit():
+    before = rf"(?<![{_LETTER}])" if re.match(f"[{_LETTER}]", text) else ""
+    after = rf"(?![{_LETTER}])" if re.search(f"[{_LETTER}]$", text) else ""
+    if text[0].isdigit():
         before += r"(?<![0-9][.,])"
-    if folded[-1].isdigit():
+    if text[-1].isdigit():
         after += r"(?![.,][0-9])"
-    return re.compile(before + re.escape(folded) + after)
+    return _Wanted(text, re.compile(before + re.escape(text) + after))

@@ -1,23 +1,25 @@
 """The one table of a run: read from its answer, or put together from reports without one."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from wideseek.grading.answer import (
-    Table,
-    after_thinking,
-    extract_final_answer,
-    last_box,
-)
+from wideseek.grading.answer import Table, after_thinking, extract_final_answer, last_box
 
 UNKNOWN = frozenset({"", "-", "–", "—", "?", "n/a", "unknown", "未知"})
 """Cells that claim nothing, in lower case."""
 
+MAX_COLUMNS = 100
+"""Cells beyond are dropped from partial tables: short rows are filled up, so one long line could
+make every row long."""
+
 _BARE_PIPE = re.compile(r"(?<!\\)\|")
-_COUNTER = re.compile(r"\W*(\d+)\W*")
-_WANTED = re.compile(r"\b(?:with|columns?:)\s+([^.?!\n;:]+)", re.IGNORECASE)
-_LISTED = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+", re.IGNORECASE)
-_RULE_LINE = re.compile(r"[|:\s-]*-[|:\s-]*")
+_COUNTER = re.compile(r"#?\d{1,3}\.?")
+_COLUMNS = re.compile(r"\b(?:columns|facts):\s", re.IGNORECASE)
+_WITH = re.compile(r"\bwith\s", re.IGNORECASE)
+_LISTED = re.compile(r",|\band\b", re.IGNORECASE)
+_LETTER = re.compile(r"\([a-z]\)")
+_NAMES_END = re.compile(r"[.?!\n;:<]")
+_RULE = frozenset("|-: ")
 
 
 def answer_table(text: str) -> Table | None:
@@ -36,33 +38,33 @@ def without_counter(table: Table) -> Table:
     """The table without a leading "#" column that only numbers its rows."""
     if table.columns[0] != "#" or len(table.columns) == 1:
         return table
-    for number, row in enumerate(table.rows, 1):
-        counter = _COUNTER.fullmatch(row[0])
-        if counter is None or int(counter[1]) != number:
-            return table
+    if any(row[0].strip("#. ") != str(number) for number, row in enumerate(table.rows, 1)):
+        return table
     return Table(table.columns[1:], tuple(row[1:] for row in table.rows))
 
 
 def partial_table(reports: Iterable[str], tasks: Iterable[str] = ()) -> Table | None:
     """The rows that reports hold, the first of each key kept; None if there are none.
 
-    A row is a line `a | b | c`. The header is that of the first report that brings one, else the
-    columns one of the tasks asks for if they fit, else "item" and "value 1", "value 2" ... A first
-    cell without a name is the item, or if it is a number in every row, a counter that is dropped.
+    A row is a line `a | b | c`. The header is that of the first report that brings one, else "item"
+    and the columns one of the tasks asks for, if they fit, else "item", "value 1", "value 2" ...
+    Small numbers that lead every row and have no header are counters and are dropped.
     """
     header: tuple[str, ...] = ()
     rows: dict[str, tuple[str, ...]] = {}
     for report in reports:
-        own_header, found = _read_rows(report)
+        own_header, own_rows = _read_rows(report)
         header = header or own_header
-        for row in found:
+        for row in own_rows:
             rows.setdefault(row[0].casefold(), row)
     if not rows:
         return None
-    columns = header or _make_header(tasks, list(rows.values()))
-    filled = [row[: len(columns)] + ("",) * (len(columns) - len(row)) for row in rows.values()]
-    if columns[0] == "#":
-        return Table(columns[1:], tuple(row[1:] for row in filled))
+    found = list(rows.values())
+    if not header and all(len(row) > 2 and _COUNTER.fullmatch(row[0]) for row in found):
+        found = [row[1:] for row in found]
+    width = min(MAX_COLUMNS, max(map(len, found)))
+    columns = header or _make_header(tasks, width)
+    filled = (row[: len(columns)] + ("",) * (len(columns) - len(row)) for row in found)
     return Table(columns, tuple(filled))
 
 
@@ -82,7 +84,7 @@ def _read_rows(report: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     rows: list[tuple[str, ...]] = []
     for line in after_thinking(report).splitlines():
         line = line.strip()
-        if "|" in line and _RULE_LINE.fullmatch(line):
+        if {"|", "-"} <= set(line) <= _RULE:
             header = header or (rows.pop() if len(rows) == 1 else ())
         elif len(cells := _split(line)) > 1:
             rows.append(cells)
@@ -96,18 +98,20 @@ def _split(line: str) -> tuple[str, ...]:
     return tuple(cell.strip().replace("\\|", "|") for cell in cells)
 
 
-def _make_header(tasks: Iterable[str], rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    width = max(map(len, rows))
-    first = "#" if all(_COUNTER.fullmatch(row[0]) for row in rows) else "item"
+def _make_header(tasks: Iterable[str], width: int) -> tuple[str, ...]:
     for asked in map(wanted_columns, tasks):
         if len(asked) == width:
             return asked
         if len(asked) == width - 1:
-            return (first, *asked)
+            return ("item", *asked)
     return ("item", *(f"value {number}" for number in range(1, width)))
 
 
 def wanted_columns(text: str) -> tuple[str, ...]:
-    """The columns a text asks for with the words "with A, B and C" or "columns: A, B, C"."""
-    found = _WANTED.findall(text)
-    return tuple(name.strip() for name in _LISTED.split(found[-1])) if found else ()
+    """The columns a text asks for by "with A, B and C", "columns: A, B" or "facts: (a) A, (b) B"."""
+    starts = [found.end() for found in _COLUMNS.finditer(text)]
+    starts = starts or [found.end() for found in _WITH.finditer(text)]
+    if not starts:
+        return ()
+    names = _NAMES_END.split(text[starts[-1] :].strip(), maxsplit=1)[0]
+    return tuple(name.strip() for name in _LISTED.split(_LETTER.sub("", names)) if name.strip())

@@ -25,6 +25,7 @@ from wideseek.backends import (
     positive_int,
 )
 from wideseek.engine.config import EngineConfig
+from wideseek.serve.loopback import is_loopback
 from wideseek.tools.corpus import Corpus
 
 USAGE = 2
@@ -68,28 +69,42 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 async def serve(options: argparse.Namespace) -> int:
     """Listen, load, then answer calls until interrupted."""
-    # Not needed to say what is wrong with the options, and slow to import.
-    import uvicorn
-
-    from wideseek.serve.app import create_app
-    from wideseek.serve.chat import ServedModel
-    from wideseek.serve.guard import is_loopback
-    from wideseek.serve.runs import Runs
-
     key = options.api_key or os.environ.get("WIDESEEK_API_KEY") or None
     if key is None and not is_loopback(options.host):
         return refuse(f"--host {options.host} is open to others: set WIDESEEK_API_KEY first")
     try:
-        listening = listen(options.host, options.port)
         options.runs_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        where = error.filename or f"{options.host}:{options.port}"
-        return refuse(f"cannot use {where}: {error.strerror or error}")
+        return refuse(f"--runs-dir {options.runs_dir}: {error.strerror}")
     try:
-        corpus = Corpus.load(options.corpus)
-        model = load_model(options)
-    except ValueError as error:
-        return refuse(str(error))
+        listening = listen(options.host, options.port)
+    except OSError as error:
+        reason = error.strerror or error
+        return refuse(f"cannot listen on {options.host}:{options.port}: {reason}")
+    with listening:
+        try:
+            corpus = Corpus.load(options.corpus)
+            model = load_model(options)
+        except ValueError as error:
+            return refuse(str(error))
+        await answer_calls(options, key, listening, model, corpus)
+    return 0
+
+
+async def answer_calls(
+    options: argparse.Namespace,
+    key: str | None,
+    listening: socket.socket,
+    model: LocalModel,
+    corpus: Corpus,
+) -> None:
+    """Answer calls on the socket until a signal comes; then end runs and close the model."""
+    import uvicorn  # with the modules below: an extra, and not needed to refuse wrong options
+
+    from wideseek.serve.app import create_app
+    from wideseek.serve.chat import ServedModel
+    from wideseek.serve.runs import Runs
+
     backends = Backends(lead=model, sub=model, corpus=corpus, bundled=options.model is None)
     config = {name: value for name, value in vars(options).items() if name != "api_key"}
     served = ServedModel(
@@ -108,13 +123,12 @@ async def serve(options: argparse.Namespace) -> int:
     )
     host, port = listening.getsockname()[:2]
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    guarded = "a key is needed" if key else "this machine only"
-    print(f"serving {model.name} on {place} ({guarded}), runs in {options.runs_dir}", flush=True)
+    guarded = "with a key" if key else "for this machine"
+    print(f"serving {model.name} on {place} {guarded}; runs in {options.runs_dir}", flush=True)
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=5
     )
     await uvicorn.Server(settings).serve(sockets=[listening])
-    return 0
 
 
 def load_model(options: argparse.Namespace) -> LocalModel:

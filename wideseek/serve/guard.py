@@ -1,7 +1,6 @@
 """The door of the server: an id for every call, then its source, its key, its size, its turn."""
 
 import hmac
-import ipaddress
 import re
 import uuid
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wideseek.serve.errors import ApiError
+from wideseek.serve.loopback import is_loopback
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 OPEN_PATHS = frozenset({"/health"})
@@ -97,16 +97,6 @@ class Guard:
         return ApiError(
             413, f"the body is larger than {self._max_body_bytes} bytes", code="body_too_large"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Is `host` a name or address of this machine that no other machine can reach?"""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _host_name(url: str) -> str:

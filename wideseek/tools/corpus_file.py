@@ -6,6 +6,7 @@ format = FORMAT and whatever else the maker states (sources, licences).
 
 import lzma
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -65,6 +66,9 @@ def read(path: Path) -> tuple[list[Page], dict[str, str]]:
         raise ValueError(f"corpus {path} holds no pages")
     if not all(isinstance(value, str) for row in rows for value in row):
         raise ValueError(f"corpus {path} has a page with a value that is not text")
+    url, times = Counter(row[1] for row in rows).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"corpus {path} has two pages with the url {url}")
     pages = [
         Page(title, url, text, tuple(aliases.split("\n")) if aliases else (), snippet)
         for title, url, text, aliases, snippet in rows

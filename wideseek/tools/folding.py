@@ -12,6 +12,8 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 def fold(text: str) -> str:
     """Lower-case words parted by single spaces: "São Tomé, U.S.A." -> "sao tome usa"."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold()).casefold()
-    plain = "".join(c for c in decomposed if not unicodedata.combining(c)).translate(_LETTERS)
+    plain = text.casefold()
+    if not plain.isascii():
+        decomposed = unicodedata.normalize("NFKD", plain).casefold()
+        plain = "".join(c for c in decomposed if not unicodedata.combining(c)).translate(_LETTERS)
     return _BETWEEN_WORDS.sub(" ", _JOINING.sub("", plain)).strip()

@@ -27,9 +27,9 @@ def city_lists(facts: Facts) -> Iterator[Draft]:
         countries = [c for c in facts.countries.values() if c.listed and c.continent == code]
         if countries:
             yield _capitals(countries, facts, continent, adjective)
-    yield from _above(big, "in the world", ("world",))
+    yield from _above(big, "in the world", ("worldwide", "the world's"))
     for top in _TOPS_OF_THE_WORLD:
-        yield _largest(big, top, "in the world", ("world's", "global"))
+        yield _largest(big, top, "in the world", ("the world's", "earth's", "global"))
 
 
 def _cities_of(country: Country, here: Sequence[City]) -> Iterator[Draft]:
@@ -49,6 +49,7 @@ def _cities_of(country: Country, here: Sequence[City]) -> Iterator[Draft]:
                 f"large cities {where}",
                 f"major cities {where}",
                 *(f"cities in {name}" for name in called),
+                f"cities {where} with population, latitude, longitude and time zone",
                 f"cities {where} with {limit}",
                 f"cities {where} with over half a million people",
             ],
@@ -74,7 +75,10 @@ def _above(here: Sequence[City], where: str, adjectives: Iterable[str]) -> Itera
                     for alias in (
                         f"cities {where} with over {limit} inhabitants",
                         f"cities {where} with a population above {limit}",
-                        *(f"{adjective} cities with more than {limit} people" for adjective in adjectives),
+                        *(
+                            f"{adjective} cities with more than {limit} people"
+                            for adjective in adjectives
+                        ),
                     )
                 ],
             )

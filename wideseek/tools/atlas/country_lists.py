@@ -31,7 +31,8 @@ def country_lists(facts: Facts) -> Iterator[Draft]:
         owned = [country for country in territories if country.owner == owner.code]
         if owned:
             adjective = names.DEMONYMS.get(owner.code, owner.title)
-            yield _territories(owned, "of", the(owner.title), adjective)
+            called = names.COUNTRY_ALIASES.get(owner.code, ())
+            yield _territories(owned, "of", the(owner.title), adjective, *called)
     for country in facts.countries.values():
         if country.neighbours:
             yield _bordering(country, facts)
@@ -56,11 +57,14 @@ def _all_countries(here: list[Country], continent: str, adjective: str) -> Draft
             f"{continent} countries",
             f"{continent} nations",
             f"independent countries in {continent}",
+            f"{adjective} countries with capital, currency, area, population and languages",
         ],
     )
 
 
-def _territories(there: list[Country], word: str, where: str, adjective: str) -> Draft:
+def _territories(
+    there: list[Country], word: str, where: str, adjective: str, *called: str
+) -> Draft:
     return Draft(
         f"Dependent territories {word} {where}",
         f"A list of the dependent territories {word} {where}, {len(there)} in all.",
@@ -71,6 +75,7 @@ def _territories(there: list[Country], word: str, where: str, adjective: str) ->
             f"{adjective} overseas territories",
             f"{adjective} dependencies",
             f"overseas territories {word} {where}",
+            *(f"{name} territories" for name in called),
         ],
     )
 
@@ -96,6 +101,7 @@ def _tops(here: list[Country], where: str, adjective: str) -> Iterator[Draft]:
                 f"{_TOP} {word} countries {where} by {measure}",
                 f"{word} {adjective} countries by {measure}",
                 f"{word} nations {where} by {measure}",
+                *([f"{word} {adjective} countries"] if measure == "area" else []),
                 *(f"{other} countries {where} by {measure}" for other in others),
                 *(f"{other} {adjective} countries" for other in others),
                 *(f"{other} nations {where}" for other in others),
@@ -115,6 +121,7 @@ def _above(here: list[Country], where: str, adjective: str) -> Iterator[Draft]:
                 items=alphabetical(many),
                 aliases=[
                     f"countries{where} with a population over {limit}",
+                    f"{adjective} countries with more than {limit} people",
                     f"{adjective} countries with over {limit} inhabitants",
                     f"nations{where} with a population above {limit}",
                 ],
@@ -127,6 +134,7 @@ def _above(here: list[Country], where: str, adjective: str) -> Iterator[Draft]:
             items=alphabetical(vast),
             aliases=[
                 f"countries{where} with an area over 1 million square kilometres",
+                f"{adjective} countries larger than 1 million square kilometres",
                 f"{adjective} countries with an area above one million square kilometers",
             ],
         )
@@ -166,7 +174,10 @@ def _bordering(country: Country, facts: Facts) -> Draft:
             f"neighboring countries of {name}",
             f"countries next to {name}",
             f"states adjacent to {name}",
-            *(f"countries bordering {alias}" for alias in names.COUNTRY_ALIASES.get(country.code, ())),
+            *(
+                f"countries bordering {alias}"
+                for alias in names.COUNTRY_ALIASES.get(country.code, ())
+            ),
             *([f"{demonym} neighbours", f"{demonym} border countries"] if demonym else []),
         ],
     )
@@ -201,7 +212,15 @@ def _speaking(
             *(f"{name}-speaking {kind.lower()}{where}" for name in spoken),
             *(f"{kind.lower()}{where} that speak {name}" for name in spoken),
             f"{what}{where} speaking {language.name}",
-            *([f"{adjective} {kind.lower()} where {language.name} is spoken"] if adjective else []),
+            *([] if where or kind != "Countries" else [f"where {language.name} is spoken"]),
+            *(
+                [
+                    f"{adjective} countries where {language.name} is spoken",
+                    f"{language.name}-speaking {adjective} countries",
+                ]
+                if adjective
+                else []
+            ),
         ],
     )
 

@@ -57,7 +57,11 @@ def _periodic_table(elements: Sequence[Element]) -> Iterator[Draft]:
         yield _listing(
             f"Elements in period {period}",
             [element for element in elements if element.period == period],
-            [f"period {period} elements", f"period {period} of the periodic table", f"row {period}"],
+            [
+                f"period {period} elements",
+                f"period {period} of the periodic table",
+                f"row {period}",
+            ],
         )
     for block in sorted({element.block for element in elements}):
         yield _listing(
@@ -89,7 +93,10 @@ def _times(elements: Sequence[Element]) -> Iterator[Draft]:
         yield _listing(
             f"Elements discovered in the {ordinal}",
             [element for element in dated if (years[element.title] + 99) // 100 == century],
-            [f"elements found in the {ordinal}", f"{ordinal} discoveries of elements"],
+            [
+                f"elements found in the {ordinal}",
+                f"elements discovered in the {names.CENTURIES[century]} century",
+            ],
         )
     for first in sorted({years[element.title] // 10 * 10 for element in dated}):
         span = f"between {first} and {first + 9}"
@@ -106,7 +113,8 @@ def _people(elements: Sequence[Element]) -> Iterator[Draft]:
     found: dict[str, list[Element]] = {}
     for element in elements:
         for person in re.split("[,;] ", element.discoverers) if element.discovery_year else ():
-            found.setdefault(person, []).append(element)
+            if person not in names.NOT_A_DISCOVERER:
+                found.setdefault(person, []).append(element)
     for person, members in sorted(found.items()):
         if len(members) > 1:
             yield _listing(

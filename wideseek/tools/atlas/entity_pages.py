@@ -72,7 +72,7 @@ def _city(city: City, facts: Facts) -> Draft:
 
 
 def _element(element: Element) -> Draft:
-    title, one, others = names.ELEMENT_CATEGORIES[element.category]
+    _, one, _ = names.ELEMENT_CATEGORIES[element.category]
     article = "an" if one[0] in "aeiou" else "a"
     origin = element.name_origin if len(element.name_origin) <= _LONGEST_NAME_ORIGIN else ""
     return Draft(
@@ -105,7 +105,9 @@ def _currency(currency: Currency, facts: Facts) -> Draft:
     if len(users) == 1:
         sentence = f"The {currency.name} is the currency of {the(users[0].title)}."
     else:
-        sentence = f"The {currency.name} is a currency used in {len(users)} countries and territories."
+        sentence = (
+            f"The {currency.name} is a currency used in {len(users)} countries and territories."
+        )
     return Draft(
         currency.title,
         sentence,

@@ -19,7 +19,7 @@ class Country:
     owner: str | None
     listed: bool
     capital: str
-    area: int
+    area: float
     population: int
     currency: str
     languages: tuple[str, ...]
@@ -70,7 +70,7 @@ class Element:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Currency:
-    """A currency of ISO 4217 that some country uses; short_name is GeoNames's word for it ("Real")."""
+    """A currency of ISO 4217 that some country uses; short_name is a word that means only it ("Real"), or empty."""
 
     title: str
     name: str

@@ -43,9 +43,7 @@ def currency_lists(facts: Facts) -> Iterator[Draft]:
             ],
         )
     shared = [
-        currency
-        for currency in facts.currencies.values()
-        if len(_states(facts, currency)) > 1
+        currency for currency in facts.currencies.values() if len(_states(facts, currency)) > 1
     ]
     yield Draft(
         "Currencies used by more than one country",
@@ -109,7 +107,10 @@ def _spoken_in_country(country: Country, facts: Facts) -> Draft:
             f"{country.title}'s languages",
             f"languages people speak in {name}",
             f"official languages of {name}",
-            *(f"languages spoken in {alias}" for alias in names.COUNTRY_ALIASES.get(country.code, ())),
+            *(
+                f"languages spoken in {alias}"
+                for alias in names.COUNTRY_ALIASES.get(country.code, ())
+            ),
             *([f"{demonym} languages"] if demonym else []),
         ],
     )

@@ -42,11 +42,12 @@ COUNTRY_CORRECTIONS = {
     "BG": {"currencycode": "EUR"},  # euro since 1 January 2026; ISO 4217 no longer lists the lev
     "CW": {"capital": "Willemstad"},  # stray blank
     "KZ": {"capital": "Astana"},  # renamed back in 2022
+    "MC": {"areakm2": 1.95},  # GeoNames's figure, which the package cuts to 1
     "NL": {"name": "Netherlands"},
     "PW": {"capital": "Ngerulmud"},  # in the state of Melekeok
     "US": {"neighbours": "CA,MX"},  # Cuba: only the leased base at Guantánamo
     "CU": {"neighbours": ""},
-    "VA": {"name": "Vatican City"},
+    "VA": {"name": "Vatican City", "areakm2": 0.44},  # cut to 0 by the package
 }
 ELEMENT_CORRECTIONS = {60: {"discovery_year": 1885}}  # neodymium, with praseodymium
 
@@ -64,7 +65,13 @@ COUNTRY_ALIASES = {
     "FK": ("Malvinas", "Falklands"),
     "FM": ("Federated States of Micronesia",),
     "FO": ("Faroes",),
-    "GB": ("UK", "Great Britain", "Britain", "U.K.", "England, Scotland, Wales and Northern Ireland"),
+    "GB": (
+        "UK",
+        "Great Britain",
+        "Britain",
+        "U.K.",
+        "England, Scotland, Wales and Northern Ireland",
+    ),
     "IE": ("Republic of Ireland", "Eire"),
     "IR": ("Persia",),
     "KG": ("Kyrgyz Republic",),
@@ -123,7 +130,8 @@ CITY_ALIASES = {
     "Odesa": ("Odessa",), "Prayagraj": ("Allahabad",), "Pune": ("Poona",), "Saint Petersburg": ("St Petersburg",),
     "Santiago de Querétaro": ("Querétaro",), "Sevilla": ("Seville",), "Thessaloniki": ("Salonica",),
     "Thiruvananthapuram": ("Trivandrum",), "Tianjin": ("Tientsin",), "Ulaanbaatar": ("Ulan Bator",),
-    "Vadodara": ("Baroda",), "Varanasi": ("Benares",), "Vienna": ("Wien",), "Washington": ("Washington D.C.", "Washington DC"),
+    "Vadodara": ("Baroda",), "Varanasi": ("Benares",), "Vienna": ("Wien",),
+    "Washington": ("Washington D.C.",),
     "Xi’an": ("Sian",), "Yangon": ("Rangoon",), "Zaragoza": ("Saragossa",), "Zaporizhzhya": ("Zaporizhzhia",),
 }  # fmt: skip
 
@@ -151,7 +159,8 @@ LANGUAGE_TYPE_ALIASES = {
 LANGUAGE_TYPES = {"L": "living language", "H": "historical language", "C": "constructed language"}
 
 CURRENCY_ALIASES = {
-    "AED": ("Emirati Dirham",), "BAM": ("Bosnian Mark",), "BYN": ("Belarusian Rouble",), "CNY": ("Renminbi", "Chinese Yuan", "RMB"),
+    "AED": ("Emirati Dirham",), "BAM": ("Bosnian Mark",), "BYN": ("Belarusian Rouble",),
+    "CNY": ("Renminbi", "Chinese Yuan", "RMB"),
     "CHF": ("Franken",), "GBP": ("British Pound", "Sterling"), "ILS": ("Israeli Shekel", "New Shekel"),
     "JPY": ("Japanese Yen",), "KRW": ("South Korean Won", "Korean Won"), "PEN": ("Peruvian Sol",),
     "PLN": ("Polish Zloty",), "RUB": ("Russian Rouble", "Rouble"), "THB": ("Thai Baht",),
@@ -166,6 +175,16 @@ CURRENCY_WORDS = {
     "Rupee": "rupees", "Shilling": "shillings", "Won": "wons",
 }  # fmt: skip
 
+CENTURIES = {
+    17: "seventeenth",
+    18: "eighteenth",
+    19: "nineteenth",
+    20: "twentieth",
+    21: "twenty-first",
+}
+NOT_A_DISCOVERER = frozenset(
+    {"et al", "Argonne", "Los Alamos", "U of Calif"}
+)  # parts of one credit
 ELEMENT_ALIASES = {
     "Aluminum": ("Aluminium",), "Cesium": ("Caesium",), "Sulfur": ("Sulphur",), "Tungsten": ("Wolfram",),
     "Mercury": ("Quicksilver",), "Sodium": ("Natrium",), "Potassium": ("Kalium",),

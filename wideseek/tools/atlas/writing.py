@@ -11,8 +11,12 @@ from wideseek.tools.outcome import Page
 ROOT = "https://atlas.wideseek/"
 LONGEST_LIST = 60
 
-_PLURAL = frozenset({"Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Philippines", "Seychelles"})
-_COMMON_NOUNS = frozenset({"Islands", "Isle", "Kingdom", "Republic", "States", "Emirates", "Territory", "Territories"})
+_PLURAL = frozenset(
+    {"Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Philippines", "Seychelles"}
+)
+_COMMON_NOUNS = frozenset(
+    {"Islands", "Isle", "Kingdom", "Republic", "States", "Emirates", "Territory", "Territories"}
+)
 
 
 class Titled(Protocol):
@@ -40,9 +44,11 @@ class Draft:
             lines.extend(f"{rank}. {item}" for rank, item in enumerate(self.items, 1))
         text = "\n".join((self.title, self.sentence, *lines))
         assert "|" not in text, text
-        names = {fold(alias): alias for alias in reversed([self.title, *self.aliases])}
-        del names[fold(self.title)]
-        return Page(self.title, ROOT + slug(self.title), text, tuple(reversed(names.values())))
+        names: dict[str, str] = {}
+        for alias in self.aliases:
+            names.setdefault(fold(alias), alias)
+        aliases = tuple(names[name] for name in names if name not in ("", fold(self.title)))
+        return Page(self.title, ROOT + slug(self.title), text, aliases)
 
 
 def alphabetical(records: Iterable[Titled]) -> list[str]:
@@ -64,7 +70,7 @@ def _ascii(letter: str) -> str:
     return plain.capitalize() if letter.isupper() else plain
 
 
-def number(value: int, unit: str = "") -> str:
+def number(value: float, unit: str = "") -> str:
     """8511965, "km²" -> "8,511,965 km²"."""
     return f"{value:,} {unit}".strip()
 

@@ -1,0 +1,62 @@
+"""The questions over the bundled corpus: their gold is what the pages say, and their pages can be found."""
+
+import asyncio
+import json
+import tomllib
+
+import pytest
+from wideseek_eval.build_atlas import FOLDER, questions
+
+from wideseek.tools.corpus import Corpus
+
+LINES = (FOLDER / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+TABLES = [line for line in map(json.loads, LINES) if line["kind"] == "table"]
+
+
+@pytest.fixture(scope="module")
+def atlas() -> Corpus:
+    return Corpus.load()
+
+
+def test_the_gold_is_what_the_pages_say() -> None:
+    assert [json.loads(line) for line in LINES] == questions()
+
+
+def test_gold_known_by_heart() -> None:
+    by_id = {line["id"]: line for line in map(json.loads, LINES)}
+    assert by_id["capital-of-peru"]["answer"] == "Lima"
+    assert by_id["tungsten-number"]["answer"] == "74"
+    assert by_id["portugal-neighbour"]["rows"] == [["Spain", "Madrid", "46,723,749"]]
+    south_america = by_id["south-america-capital-currency-area"]
+    assert south_america["columns"] == ["country", "capital", "currency", "area"]
+    assert len(south_america["rows"]) == 12
+    assert ["Brazil", "Brasília", "Brazilian Real", "8,511,965 km²"] in south_america["rows"]
+
+
+def test_there_are_enough_of_every_width_and_no_two_alike() -> None:
+    assert len(LINES) >= 48
+    assert len({line["question"].casefold() for line in map(json.loads, LINES)}) == len(LINES)
+    assert len({line["id"] for line in map(json.loads, LINES)}) == len(LINES)
+    widths = [len(line["rows"]) for line in TABLES]
+    assert min(widths) == 1
+    assert 40 <= max(widths) <= 50
+    assert sum(width <= 5 for width in widths) >= 8
+    assert sum(width >= 20 for width in widths) >= 6
+    assert {len(line["columns"]) for line in TABLES} == {2, 3, 4, 5}
+
+
+def test_every_row_is_whole_and_every_key_unique() -> None:
+    for line in TABLES:
+        assert line["key"] == line["columns"][0]
+        assert all(len(row) == len(line["columns"]) and all(row) for row in line["rows"])
+        assert len({row[0] for row in line["rows"]}) == len(line["rows"])
+        assert set(line["aliases"]) <= set(line["columns"])
+
+
+def test_the_page_to_read_is_among_three_for_the_question_itself(atlas: Corpus) -> None:
+    source = tomllib.loads((FOLDER / "questions.toml").read_text(encoding="utf-8"))
+    wanted = [(entry["question"], entry["list"]) for entry in source["table"]]
+    wanted += [(entry["question"], entry["page"]) for entry in source["boxed"]]
+    for question, title in wanted:
+        hits = asyncio.run(atlas.search(question)).hits
+        assert title in [hit.title for hit in hits], question
