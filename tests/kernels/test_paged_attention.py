@@ -146,7 +146,7 @@ def test_rows_beyond_the_plan_are_zero() -> None:
 def test_keys_are_padded_to_whole_pages_and_never_to_a_halved_pass(page_size: int) -> None:
     for kv_len in range(1, 1400):
         padded = padded_keys(kv_len, page_size)
-        assert kv_len <= padded < kv_len + max(64, page_size) + 192
+        assert kv_len <= padded < kv_len + max(192, 2 * page_size)
         assert padded % page_size == 0 and padded % 64 == 0
         assert not 192 < padded % KEY_BLOCK < 384
 

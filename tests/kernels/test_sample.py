@@ -176,7 +176,7 @@ def test_a_draw_is_a_value_of_seed_and_position() -> None:
 def test_uniform_numbers_are_even_and_neighbours_unrelated() -> None:
     seeds, positions = torch.meshgrid(torch.arange(200), torch.arange(200), indexing="ij")
     numbers = uniform(seeds.reshape(-1), positions.reshape(-1)).reshape(200, 200)
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     counts = torch.histc(numbers.reshape(-1), 100, 0, 1).int().tolist()
     assert chi_square(counts, [0.01] * 100) < 5
     centred = numbers - 0.5

@@ -101,6 +101,18 @@ def test_stop_wakes_those_who_wait_for_tokens() -> None:
     assert asyncio.run(wait_in_vain()) == 0
 
 
+def test_reply_is_not_cut_short_while_others_may_give_tokens_back() -> None:
+    async def wait_for_enough() -> int:
+        ledger = Ledger(Budget(max_tokens=20))
+        assert await ledger.reserve(5, 10) == 10
+        waiting = asyncio.create_task(ledger.reserve(1, 8))
+        await asyncio.sleep(0)
+        ledger.settle(15, prompt=5, completion=2, ok=True)
+        return await waiting
+
+    assert asyncio.run(wait_for_enough()) == 8
+
+
 def test_last_tokens_are_granted_in_part() -> None:
     async def nearly_spent() -> int:
         return await Ledger(Budget(max_tokens=10)).reserve(7, 100)

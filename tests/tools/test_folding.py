@@ -17,6 +17,7 @@ from wideseek.tools.folding import fold
         ("İzmir", "izmir"),
         ("Straße", "strasse"),
         ("snake_case-and/slash", "snake case and slash"),
+        ("℡ 5 ㎏", "tel 5 kg"),
         ("8,511,965 km²", "8 511 965 km2"),
         ("'\"()|*:🙂", ""),
     ],

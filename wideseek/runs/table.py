@@ -62,8 +62,7 @@ def partial_table(reports: Iterable[str], tasks: Iterable[str] = ()) -> Table | 
     found = list(rows.values())
     if not header and all(len(row) > 2 and _COUNTER.fullmatch(row[0]) for row in found):
         found = [row[1:] for row in found]
-    width = min(MAX_COLUMNS, max(map(len, found)))
-    columns = header or _make_header(tasks, width)
+    columns = header or _make_header(tasks, width=max(map(len, found)))
     filled = (row[: len(columns)] + ("",) * (len(columns) - len(row)) for row in found)
     return Table(columns, tuple(filled))
 
@@ -94,7 +93,7 @@ def _read_rows(report: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def _split(line: str) -> tuple[str, ...]:
-    cells = _BARE_PIPE.split(line.removeprefix("|").removesuffix("|"))
+    cells = _BARE_PIPE.split(line.removeprefix("|").removesuffix("|"))[:MAX_COLUMNS]
     return tuple(cell.strip().replace("\\|", "|") for cell in cells)
 
 

@@ -1,0 +1,309 @@
+"""The Engine as a service: many callers, cancellation, new weights, failures, refusals."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from wideseek.engine.config import EngineConfig
+from wideseek.engine.engine import Engine
+from wideseek.generation import Completion, Sampling
+from wideseek.model.qwen3 import Attention, Qwen3
+
+Prompt = Callable[[int, int], list[int]]
+
+GREEDY = Sampling(temperature=0.0, max_tokens=16)
+ENDLESS = Sampling(temperature=1.0, max_tokens=900)
+
+
+class Breakable(Qwen3):
+    """Fails at the steps it is told to, and can be held up."""
+
+    def __init__(self, model: Qwen3) -> None:
+        super().__init__(model.config)
+        self.load_state_dict(model.state_dict())
+        self.broken = False
+        self.running = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
+        self.running.set()
+        assert self.go_on.wait(30)
+        hidden = super().forward(tokens_T, positions_T, attention)
+        return hidden * torch.nan if self.broken else hidden
+
+
+def test_200_concurrent_calls_share_prefixes_and_say_what_each_says_alone(
+    model: Qwen3, prompt: Prompt
+) -> None:
+    prefixes = [prompt(i, 150) for i in range(4)]
+    jobs = [
+        (prefixes[i % 4] + prompt(100 + i, 1 + i % 9), Sampling(max_tokens=6, seed=i))
+        for i in range(200)
+    ]
+
+    async def together(engine: Engine) -> list[Completion]:
+        return await asyncio.gather(*(engine.generate(*job) for job in jobs))
+
+    with Engine(model, EngineConfig(num_pages=300, page_size=16)) as engine:
+        completions = asyncio.run(together(engine))
+        stats = engine.stats()
+    # Each prefix is computed once: 144 of its tokens are found by the 49 others.
+    assert stats.prefix_hit_tokens >= 196 * 144
+    assert stats.prompt_tokens == sum(len(ids) for ids, _ in jobs)
+    assert stats.prompt_tokens == stats.prefix_hit_tokens + stats.prefill_tokens_computed
+    assert stats.generated_tokens == 200 * 6
+    assert stats.running == stats.waiting == 0
+    with Engine(model, EngineConfig(num_pages=300, page_size=16)) as engine:
+        for job, completion in zip(jobs[::10], completions[::10], strict=True):
+            (alone,) = engine.generate_batch([job])
+            assert alone.token_ids == completion.token_ids
+
+
+def test_cancelling_returns_what_was_made_and_frees_the_pages(model: Qwen3, prompt: Prompt) -> None:
+    async def cancelled(engine: Engine) -> Completion:
+        cancel = asyncio.Event()
+        call = asyncio.create_task(engine.generate(prompt(0, 20), ENDLESS, cancel))
+        while engine.stats().generated_tokens < 5:
+            await asyncio.sleep(0.001)
+        cancel.set()
+        return await call
+
+    config = EngineConfig(num_pages=100, page_size=16, enable_prefix_cache=False)
+    with Engine(model, config) as engine:
+        completion = asyncio.run(cancelled(engine))
+        stats = engine.stats()
+        (whole,) = engine.generate_batch([(prompt(0, 20), ENDLESS)])
+    assert completion.finish_reason == "cancelled"
+    made = len(completion.token_ids)
+    assert 5 <= made < 900
+    assert made == len(completion.logprobs) == len(completion.plain_logprobs)
+    assert completion.token_ids == whole.token_ids[:made]
+    assert stats.free_pages == stats.total_pages and stats.running == 0
+
+
+def test_a_call_cancelled_before_it_starts_is_answered(model: Qwen3, prompt: Prompt) -> None:
+    async def cancelled(engine: Engine) -> Completion:
+        cancel = asyncio.Event()
+        cancel.set()
+        return await engine.generate(prompt(0, 20), ENDLESS, cancel)
+
+    with Engine(model, EngineConfig(num_pages=100)) as engine:
+        completion = asyncio.run(cancelled(engine))
+    assert completion.finish_reason == "cancelled" and len(completion.token_ids) < 900
+
+
+def test_cancelling_the_awaiting_task_ends_its_sequence(model: Qwen3, prompt: Prompt) -> None:
+    async def abandoned(engine: Engine) -> None:
+        call = asyncio.create_task(engine.generate(prompt(0, 20), ENDLESS))
+        while engine.stats().running == 0:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        while engine.stats().running:
+            await asyncio.sleep(0.001)
+
+    config = EngineConfig(num_pages=100, enable_prefix_cache=False)
+    with Engine(model, config) as engine:
+        asyncio.run(asyncio.wait_for(abandoned(engine), 30))
+        stats = engine.stats()
+    assert stats.free_pages == stats.total_pages and stats.generated_tokens < 900
+
+
+def test_the_event_loop_runs_while_the_engine_computes(model: Qwen3, prompt: Prompt) -> None:
+    slow = Breakable(model)
+    slow.go_on.clear()
+
+    async def beside(engine: Engine) -> int:
+        call = asyncio.create_task(engine.generate(prompt(0, 20), GREEDY))
+        while not slow.running.is_set():
+            await asyncio.sleep(0.001)
+        for _ in range(10):  # a step is being computed all this time
+            await asyncio.sleep(0)
+        slow.go_on.set()
+        return len((await call).token_ids)
+
+    with Engine(slow, EngineConfig(num_pages=10)) as engine:
+        assert asyncio.run(beside(engine)) == 16
+
+
+def test_after_new_weights_it_says_what_a_cold_engine_says(
+    model: Qwen3, make_model: Callable[..., Qwen3], prompt: Prompt
+) -> None:
+    jobs = [(prompt(i, 100), GREEDY) for i in range(5)]
+    other = make_model(7)
+    with Engine(make_model(0), EngineConfig(num_pages=64, page_size=16)) as engine:
+        before = engine.generate_batch(jobs)
+        engine.update_weights(other.state_dict().items())
+        after = engine.generate_batch(jobs)
+        assert engine.stats().weight_version == 1
+    with Engine(other, EngineConfig(num_pages=64, page_size=16)) as engine:
+        cold = engine.generate_batch(jobs)
+    assert [c.token_ids for c in after] == [c.token_ids for c in cold]
+    assert [c.token_ids for c in after] != [c.token_ids for c in before]
+    assert {c.weight_version for c in before} == {0} and {c.weight_version for c in after} == {1}
+    assert all(c.cached_tokens == 0 for c in after)
+
+
+def test_a_sequence_under_way_goes_on_under_the_new_weights(
+    model: Qwen3, make_model: Callable[..., Qwen3], prompt: Prompt
+) -> None:
+    ids, other = prompt(0, 100), make_model(7)
+    sampling = Sampling(temperature=0.0, max_tokens=60)
+    changing = Breakable(model)
+    with Engine(changing, EngineConfig(num_pages=64, page_size=16)) as engine:
+
+        async def updated() -> Completion:
+            call = asyncio.create_task(engine.generate(ids, sampling))
+            while engine.stats().generated_tokens < 3:
+                await asyncio.sleep(0.001)
+            await asyncio.to_thread(engine.update_weights, other.state_dict().items())
+            return await call
+
+        completion = asyncio.run(updated())
+    assert completion.weight_version == 1 and len(completion.token_ids) == 60
+    with Engine(model, EngineConfig(num_pages=64)) as engine:
+        (old,) = engine.generate_batch([(ids, sampling)])
+    pairs = zip(completion.token_ids, old.token_ids, strict=True)
+    kept = next(i for i, (new, before) in enumerate(pairs) if new != before)
+    # From the first difference on it is the new model's continuation of all that was said.
+    with Engine(other, EngineConfig(num_pages=64)) as engine:
+        rest = Sampling(temperature=0.0, max_tokens=60 - kept)
+        (cold,) = engine.generate_batch([([*ids, *completion.token_ids[:kept]], rest)])
+    assert kept >= 3 and completion.token_ids[kept:] == cold.token_ids
+
+
+def test_weights_that_do_not_fit_change_nothing(
+    make_model: Callable[..., Qwen3], prompt: Prompt
+) -> None:
+    with Engine(make_model(0), EngineConfig(num_pages=8)) as engine:
+        (before,) = engine.generate_batch([(prompt(0, 9), GREEDY)])
+        good = ("model.norm.weight", torch.zeros(48))
+        with pytest.raises(ValueError, match="nonsense"):
+            engine.update_weights([good, ("nonsense", torch.zeros(1))])
+        with pytest.raises(ValueError, match=r"lm_head.weight has shape \(2, 2\)"):
+            engine.update_weights([good, ("lm_head.weight", torch.zeros(2, 2))])
+        (after,) = engine.generate_batch([(prompt(0, 9), GREEDY)])
+        assert engine.stats().weight_version == 0
+    assert after.token_ids == before.token_ids
+
+
+def test_a_failing_step_fails_every_caller_and_the_engine_goes_on(
+    model: Qwen3, prompt: Prompt
+) -> None:
+    breakable = Breakable(model)
+
+    async def broken(engine: Engine) -> list[Completion | BaseException]:
+        breakable.broken = True
+        calls = [engine.generate(prompt(i, 30), ENDLESS) for i in range(5)]
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+
+    with Engine(breakable, EngineConfig(num_pages=64, max_num_seqs=2)) as engine:
+        (before,) = engine.generate_batch([(prompt(0, 30), GREEDY)])
+        errors = asyncio.run(broken(engine))
+        assert len(errors) == 5
+        for error in errors:
+            assert isinstance(error, RuntimeError) and "not finite" in str(error)
+        stats = engine.stats()
+        assert stats.free_pages == stats.total_pages and stats.running == stats.waiting == 0
+        breakable.broken = False
+        (after,) = engine.generate_batch([(prompt(0, 30), GREEDY)])
+    assert after.token_ids == before.token_ids
+
+
+def test_closing_fails_who_still_waits_and_refuses_who_comes_later(
+    model: Qwen3, prompt: Prompt
+) -> None:
+    async def waiting(engine: Engine) -> None:
+        call = asyncio.create_task(engine.generate(prompt(0, 20), ENDLESS))
+        while engine.stats().running == 0:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(engine.close)
+        with pytest.raises(RuntimeError, match="closed"):
+            await call
+        with pytest.raises(RuntimeError, match="closed"):
+            await engine.generate(prompt(0, 20), GREEDY)
+
+    engine = Engine(model, EngineConfig(num_pages=64))
+    asyncio.run(asyncio.wait_for(waiting(engine), 30))
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "message"),
+    [
+        ([], "the prompt is empty"),
+        ([3, 97], "token id 97 is outside the vocabulary of 97"),
+        ([3, -1], "token id -1 is outside the vocabulary of 97"),
+        ([1] * 50, "a prompt of 50 tokens leaves no room in a context of 50"),
+        ([1.5], "a prompt is a row of integers"),
+    ],
+)
+def test_a_bad_prompt_is_refused_and_harms_no_other(
+    model: Qwen3, prompt: Prompt, token_ids: Sequence[int], message: str
+) -> None:
+    with Engine(model, EngineConfig(num_pages=64, max_model_len=50)) as engine:
+        with pytest.raises(ValueError, match=message):
+            asyncio.run(engine.generate(token_ids, GREEDY))
+        with pytest.raises(ValueError, match=message):
+            engine.generate_batch([(prompt(0, 9), GREEDY), (token_ids, GREEDY)])
+        (fine,) = engine.generate_batch([(prompt(0, 9), GREEDY)])
+    assert len(fine.token_ids) == 16
+
+
+def test_a_prompt_larger_than_the_pool_is_refused_with_both_numbers(
+    model: Qwen3, prompt: Prompt
+) -> None:
+    with (
+        Engine(model, EngineConfig(num_pages=3, page_size=16)) as engine,
+        pytest.raises(ValueError, match="60 tokens leaves no room in a context of 48"),
+    ):
+        engine.generate_batch([(prompt(0, 60), GREEDY)])
+
+
+def test_stop_strings_need_a_decoder(model: Qwen3, prompt: Prompt) -> None:
+    with (
+        Engine(model, EngineConfig(num_pages=3)) as engine,
+        pytest.raises(ValueError, match="decoder"),
+    ):
+        engine.generate_batch([(prompt(0, 6), Sampling(stop=("x",)))])
+
+
+def test_more_context_than_the_model_has_is_refused(model: Qwen3) -> None:
+    with pytest.raises(ValueError, match="max_model_len 2000 exceeds the model's 1024"):
+        Engine(model, EngineConfig(max_model_len=2000))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"page_size": 48}, "page_size must be a power of two up to 512, not 48"),
+        ({"num_pages": 0}, "num_pages must be at least 1, not 0"),
+        ({"num_pages": 9, "kv_memory_gb": 1.0}, "not both"),
+        ({"kv_memory_gb": 0.0}, "kv_memory_gb must be above 0"),
+        ({"max_num_seqs": 9, "max_batch_tokens": 8}, "max_batch_tokens 8 is less than"),
+        ({"dtype": "fp8"}, "dtype must be"),
+    ],
+)
+def test_a_bad_config_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EngineConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_kv_memory_is_counted_in_pages(model: Qwen3) -> None:
+    # 2 (keys, values) * 3 layers * 2 heads * 16 * 4 bytes * 64 tokens = 49,152 bytes a page.
+    with Engine(model, EngineConfig(kv_memory_gb=10 * 49_152 / 2**30)) as engine:
+        assert engine.stats().total_pages == 10
+    with pytest.raises(ValueError, match="less than one page of 49152 bytes"):
+        Engine(model, EngineConfig(kv_memory_gb=1e-5))
+
+
+def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        Engine.load(tmp_path / "nowhere")
