@@ -43,17 +43,17 @@ class SftConfig:
     num_heads: int = 4
     rope_theta: float = 1e8
     max_positions: int = 32768
-    minutes: float = 45.0  # training time; the learning rate follows it
+    steps: int = 3000
     tokens_per_step: int = 2048  # a rank, in short tokens
     max_length: int = 5000
     learning_rate: float = 1.6e-3
-    muon: bool = True
     warmup_steps: int = 60
-    decay_share: float = 0.35  # last share of the run over which the rate falls to a fiftieth
+    decay_share: float = 0.35  # last share of the steps over which the rate falls to a fiftieth
     read_weight: float = 0.1  # loss weight of tokens the agent only reads
     weight_decay: float = 0.01
     seed: int = 0
-    save_minutes: float = 10.0
+    save_steps: int = 500
+    log_steps: int = 50
 
 
 def stream(config: SftConfig, folder: Path, seed: int, queue: "Queue[Example]") -> None:
@@ -109,6 +109,15 @@ def batch_loss(
     return losses.sum() / (0.35 * len(ids)), by_role
 
 
+def average_gradients(model: Qwen3, ranks: int) -> None:
+    """Mean of all gradients over the ranks, in one message."""
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    for grad, mean in zip(grads, flat.div_(ranks).split([g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
 def make_optimizers(model: Qwen3, config: SftConfig) -> list[torch.optim.Optimizer]:
     """Optimizers for the layers' matrices and for all else; each group's rate is its `initial_lr` times the schedule.
 
@@ -118,34 +127,26 @@ def make_optimizers(model: Qwen3, config: SftConfig) -> list[torch.optim.Optimiz
     embedding = model.model.embed_tokens.weight
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim == 1]
-    betas = (0.9, 0.98)
     rest = torch.optim.AdamW(
         [
             {"params": [embedding], "initial_lr": 0.5 * config.learning_rate, "eps": 1e-4},
             {"params": vectors, "initial_lr": config.learning_rate},
         ],
-        betas=betas,
+        betas=(0.9, 0.98),
         weight_decay=0.0,
     )
-    if config.muon:
-        main: torch.optim.Optimizer = torch.optim.Muon(
-            [{"params": matrices, "initial_lr": config.learning_rate}],
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
-    else:
-        main = torch.optim.AdamW(
-            [{"params": matrices, "initial_lr": config.learning_rate}],
-            betas=betas,
-            weight_decay=config.weight_decay,
-        )
+    main = torch.optim.Muon(
+        [{"params": matrices, "initial_lr": config.learning_rate}],
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
     return [main, rest]
 
 
-def rate_at(share: float, step: int, config: SftConfig) -> float:
-    """Factor on the learning rate after `share` of the time: warm-up by steps, flat, linear decay."""
+def rate_at(step: int, config: SftConfig) -> float:
+    """Factor on the learning rate at a step: warm-up, flat, linear decay."""
     warm = min(1.0, (step + 1) / config.warmup_steps)
-    left = min(1.0, (1.0 - share) / config.decay_share)
+    left = min(1.0, (1.0 - step / config.steps) / config.decay_share)
     return warm * max(left, 0.02)
 
 
@@ -212,53 +213,39 @@ def main() -> None:
     rng = torch.Generator().manual_seed(config.seed * 1000 + rank)
     carry: list[Example] = []
     losses: dict[str, list[float]] = defaultdict(list)
-    tokens, step, saved = 0, 0, 0.0
-    began = time.monotonic()
-    share = torch.zeros(1)
-    log = (out / "sft_log.jsonl").open("a") if rank == 0 else None
-    while share.item() < 1.0:
-        rate = rate_at(share.item(), step, config)
+    tokens, began = 0, time.monotonic()
+    for step in range(config.steps):
+        rate = rate_at(step, config)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group["initial_lr"]
         batch = draw_batch(queue, carry, config.tokens_per_step)
         loss, by_role = batch_loss(model, batch, config.read_weight, rng)
         loss.backward()
         if ranks > 1:
-            for parameter in model.parameters():
-                dist.all_reduce(parameter.grad)
-                parameter.grad.div_(ranks)
+            average_gradients(model, ranks)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        step += 1
         tokens += sum(len(e.token_ids) for e in batch) * ranks
         for role, values in by_role.items():
             losses[role] += values
-        minutes = (time.monotonic() - began) / 60
-        share.fill_(minutes / config.minutes)
-        if ranks > 1:
-            dist.broadcast(share, 0)
-        if log is not None and step % 50 == 0:
-            line = {
-                "step": step,
-                "minutes": round(minutes, 2),
-                "tokens": tokens,
-                "grad_norm": round(norm.item(), 3),
-            }
+        if rank == 0 and (step + 1) % config.log_steps == 0:
+            line = {"step": step + 1, "minutes": round((time.monotonic() - began) / 60, 2)}
+            line |= {"tokens": tokens, "grad_norm": round(norm.item(), 3)}
             line |= {
                 f"loss_{role}": round(float(np.mean(v)), 4) for role, v in sorted(losses.items())
             }
-            print(json.dumps(line), file=log, flush=True)
+            with (out / "sft_log.jsonl").open("a") as log:
+                print(json.dumps(line), file=log)
             print(line, file=sys.stderr, flush=True)
             losses.clear()
-        if rank == 0 and minutes - saved >= config.save_minutes:
-            saved = minutes
+        if rank == 0 and (step + 1) % config.save_steps == 0:
             save_model(model, out, torch.bfloat16)
     producer.terminate()
     if rank == 0:
         save_model(model, out, torch.bfloat16)
-        record = asdict(config) | {"steps": step, "tokens": tokens, "ranks": ranks}
+        record = asdict(config) | {"tokens": tokens, "ranks": ranks}
         (out / "sft.json").write_text(json.dumps(record, indent=2) + "\n")
     if ranks > 1:
         dist.destroy_process_group()

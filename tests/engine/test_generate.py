@@ -50,6 +50,7 @@ def test_greedy_says_what_transformers_says(
     theirs.load_state_dict(state)
     jobs = [(prompt(i, length), GREEDY) for i, length in enumerate((1, 20, 64, 130))]
     ours = run(model, jobs, max_batch_tokens=max_batch_tokens, max_num_seqs=4)
+    assert len({token for c in ours for token in c.token_ids}) > 10, "the model repeats itself"
     for (ids, sampling), completion in zip(jobs, ours, strict=True):
         said = theirs.generate(
             torch.tensor([ids]),
@@ -60,7 +61,6 @@ def test_greedy_says_what_transformers_says(
             eos_token_id=None,
         )
         assert completion.token_ids == tuple(said[0, len(ids) :].tolist())
-        assert len(set(completion.token_ids)) > 5, "the model must not repeat itself"
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +152,13 @@ def test_log_probabilities_are_those_of_a_plain_forward(
 
 def test_sampled_first_tokens_have_the_models_frequencies(model: Qwen3, prompt: Prompt) -> None:
     ids = prompt(3, 12)
-    jobs = [(ids, Sampling(temperature=0.7, max_tokens=1, seed=seed)) for seed in range(3000)]
+    jobs = [(ids, Sampling(temperature=0.7, max_tokens=1, seed=seed)) for seed in range(1500)]
     said = run(model, jobs)
     probabilities = (logits_of(model, ids)[-1] / 0.7).softmax(-1)
     counts = torch.bincount(torch.tensor([c.token_ids[0] for c in said]), minlength=97)
-    likely = probabilities * 3000 > 5
+    likely = probabilities * 1500 > 5
     assert likely.sum() >= 3
-    expected = torch.cat((probabilities[likely], probabilities[~likely].sum()[None])) * 3000
+    expected = torch.cat((probabilities[likely], probabilities[~likely].sum()[None])) * 1500
     seen = torch.cat((counts[likely], counts[~likely].sum()[None]))
     statistic = ((seen - expected) ** 2 / expected).sum().item()
     freedom = len(expected) - 1
@@ -169,7 +169,7 @@ def test_seeds_decide_what_is_sampled(model: Qwen3, prompt: Prompt) -> None:
     ids = prompt(4, 10)
     jobs = [(ids, Sampling(max_tokens=12, seed=seed)) for seed in (1, 2, 1)]
     first, second, third = run(model, jobs)
-    assert first == pytest.approx(third) or first.token_ids == third.token_ids
+    assert first.token_ids == third.token_ids
     assert first.token_ids != second.token_ids
 
 

@@ -85,8 +85,10 @@ def test_partial_table_takes_rows_from_all_reports() -> None:
 
 
 def test_partial_table_takes_the_first_header_a_report_brings() -> None:
-    reports = ["a | 1", "| country | area |\n| --- | --- |\n| b | 2 |"]
-    assert partial_table(reports) == Table(("country", "area"), (("a", "1"), ("b", "2")))
+    reports = ["a | 1", "| country | area |\n| --- | --- |\n| b | 2 |", "c | 3"]
+    assert partial_table(reports) == Table(
+        ("country", "area"), (("a", "1"), ("b", "2"), ("c", "3"))
+    )
 
 
 def test_partial_table_drops_the_counters_of_reports() -> None:
