@@ -6,6 +6,9 @@ A row's token depends on that row alone: its draw is a hash of (seed, position),
 import torch
 from torch import Tensor
 
+LIKELY = 256
+"""Tokens among which top-p is sought first; most distributions have it there, and need no sort."""
+
 
 def sample(
     logits: Tensor,
@@ -85,11 +88,24 @@ def _keep_top_k(scaled: Tensor, top_k: Tensor) -> Tensor:
 
 
 def _keep_top_p(scaled: Tensor, top_p: Tensor) -> Tensor:
-    descending = scaled.sort(-1, descending=True).values
-    mass = torch.softmax(descending, -1, torch.float64).cumsum(-1)
-    # The first place where the mass reaches top_p; rounding must not push it past the end.
-    place = torch.searchsorted(mass, top_p[:, None].double()).clamp_(max=scaled.shape[1] - 1)
-    return _drop_below(scaled, descending.gather(-1, place))
+    # The largest is 0 in every row: nothing overflows.
+    wanted = top_p * scaled.exp().sum(-1, dtype=torch.float64)
+    likely = scaled.topk(min(LIKELY, scaled.shape[1]), -1).values
+    threshold, reached = _where_mass_reaches(likely, wanted)
+    rows = (~reached).nonzero()[:, 0]
+    if len(rows):
+        descending = scaled[rows].sort(-1, descending=True).values
+        threshold[rows], _ = _where_mass_reaches(descending, wanted[rows])
+    return _drop_below(scaled, threshold[:, None])
+
+
+def _where_mass_reaches(descending: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The entry of each row at which the summed exp reaches `wanted`, and whether one does."""
+    mass = descending.double().exp().cumsum(-1)
+    place = torch.searchsorted(mass, wanted[:, None])
+    reached = place[:, 0] < descending.shape[1]
+    place.clamp_(max=descending.shape[1] - 1)
+    return descending.gather(-1, place)[:, 0], reached
 
 
 def _drop_below(scaled: Tensor, threshold: Tensor) -> Tensor:

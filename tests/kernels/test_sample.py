@@ -197,3 +197,26 @@ def test_uniform_is_splitmix64() -> None:
         bits = mix((mix((seed + golden) % 2**64) + position * golden) % 2**64)
         expected = (bits >> 12) / 2**52
         assert uniform(torch.tensor([seed]), torch.tensor([position])).item() == expected
+
+
+@pytest.mark.parametrize("scale", [0.01, 8.0])
+def test_top_p_is_the_same_whether_the_likely_tokens_reach_it_or_all_are_sorted(
+    scale: float,
+) -> None:
+    """A flat row of 600 needs the sort, a steep one does not; both against the definition."""
+    generator = torch.Generator().manual_seed(1)
+    row = torch.randn(600, generator=generator) * scale
+    tokens, logprobs, _ = draw(row.expand(3000, -1), top_p=0.8)
+    expected = oracle(row.tolist(), 1.0, 0, 0.8, 0.0)
+    assert sum(p > 0 for p in expected) > 256 or scale > 1
+    assert all(expected[token] > 0 for token in tokens.tolist())
+    likeliest = int(np.argmax(expected))
+    assert (
+        chi_square(
+            [(tokens == likeliest).sum().item(), (tokens != likeliest).sum().item()],
+            [expected[likeliest], 1 - expected[likeliest]],
+        )
+        < 5
+    )
+    log_expected = torch.tensor(expected).log()[tokens]
+    torch.testing.assert_close(logprobs, log_expected, atol=1e-5, rtol=0)

@@ -33,7 +33,9 @@ def test_cells_are_quoted_from_the_page_of_the_row() -> None:
 
 
 def test_value_that_no_page_holds_has_no_source() -> None:
-    assert sources(("Brazil", "Rio de Janeiro", "unknown", ""), BRAZIL)[1:] == [None, None, None]
+    assert sources(("Brazil", "Rio de Janeiro", ""), BRAZIL)[1:] == [None, None]
+    silent = page("Peru", "Peru\nMotto: unknown")
+    assert sources(("Peru", "Unknown"), silent)[1] is None, "claims nothing"
 
 
 def test_value_on_the_page_of_another_row_is_no_source() -> None:
@@ -67,7 +69,7 @@ def test_list_page_backs_a_value_only_beside_its_key() -> None:
         ("中国", "国家:中国北京", True),
         ("ABC", "ABC", True),
         ("A.B*", "code A.B* here", True),
-        ("AxB*", "code A.B* here", False),
+        ("x (y", "or x (y as well", True),
     ],
 )
 def test_values_must_stand_whole(value: str, line: str, backed: bool) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,8 @@ import httpx
 import pytest
 
 from wideseek.agents.endpoint import Endpoint, EndpointDialogue, normalise_base_url
+from wideseek.agents.limits import Limits
+from wideseek.agents.tool_calls import parse_tool_calls
 from wideseek.generation import Message, ModelFailure, ModelFailureKind, Reply, Sampling
 
 CANARY = "sk-canary-4242"
@@ -121,12 +122,12 @@ def test_arguments_that_are_no_json_stay_for_the_agent_to_refuse() -> None:
 
 
 def test_a_closing_tag_inside_arguments_does_not_end_the_call() -> None:
-    arguments = json.dumps({"query": "</tool_call> and more"})
+    query = "what does </tool_call> mean"
+    arguments = json.dumps({"queries": [{"query": query}]})
     calls = [tool_call("a", "search", arguments)]
     text = reply_of(Server(completion({"content": "", "tool_calls": calls})).dialogue()).text
-    found = re.search(r"<tool_call>\n(.*?)\n</tool_call>", text, re.DOTALL)
-    assert found is not None
-    assert json.loads(found[1])["arguments"] == {"query": "</tool_call> and more"}
+    [read] = parse_tool_calls(text, "sub", Limits()).calls
+    assert read.arguments == {"query": query}
 
 
 K = ModelFailureKind
@@ -259,7 +260,9 @@ def test_token_counts_come_from_usage_and_size_what_is_added() -> None:
     assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (40, 10, 32)
     assert dialogue.num_tokens == 50
     more = dialogue.count_tool_tokens("word " * 100)
-    assert more > dialogue.count_tool_tokens("word") > 0
+    tenfold = Server(completion({"content": "x"}, **{**usage, "prompt_tokens": 400})).dialogue()
+    reply_of(tenfold)
+    assert tenfold.count_tool_tokens("word " * 100) == pytest.approx(10 * more, rel=0.05)
     dialogue.add_tool("word " * 100)
     assert dialogue.num_tokens == 50 + more
     assert dialogue.token_ids == ()

@@ -68,6 +68,12 @@ def test_text_that_only_begins_a_stop_string_is_shown_in_the_end() -> None:
     assert stream(list(b"ab ST"), [3], ("STOP",)) == (["ab ", "", "ST"], False)
 
 
+@pytest.mark.parametrize("cuts", [[], [1, 2]])
+def test_of_several_stop_strings_the_one_complete_first_counts(cuts: list[int]) -> None:
+    pieces, stopped = stream(list(b"xabcy"), cuts, ("abc", "b"))
+    assert ("".join(pieces), stopped) == ("xa", True)
+
+
 letters = st.text(alphabet="ab é", max_size=20)
 
 

@@ -53,7 +53,7 @@ def test_every_page_is_a_title_a_sentence_and_facts_or_a_counted_list(
         assert (sentence.endswith(".") and sentence[0].isupper()) or sentence[0].isdigit()
         assert lines and all(line == line.strip() and line for line in lines)
         assert "|" not in page.text
-        if count := re.fullmatch(r"(\d+) items?", lines[0]):
+        if count := re.fullmatch(r"items: (\d+)", lines[0]):
             assert int(count[1]) == len(lines) - 1 <= LONGEST_LIST
             assert count[1] in sentence
             for rank, line in enumerate(lines[1:], 1):

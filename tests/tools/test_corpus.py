@@ -16,7 +16,7 @@ def _page(title: str, text: str = "", aliases: tuple[str, ...] = ()) -> Page:
 
 
 HARBOURS = [
-    _page("Castles in Morlen", "2 items\n1. Tez\n2. Bes"),
+    _page("Castles in Morlen", "items: 2\n1. Tez\n2. Bes"),
     _page("Castles in Vidra", "1 item\n1. Fitroz"),
     _page("Tez", "height: 31 m\nowner: Girzov", ("Old Tez",)),
     _page("Tez Castle Road", "Tez Tez Tez Tez Tez Tez"),

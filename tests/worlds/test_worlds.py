@@ -17,7 +17,7 @@ def names_of(task: Task) -> set[str]:
     return {
         page.title.lower()
         for page in task.pages
-        if "\nNothing" not in page.text and not re.search(r"^\d+ items$", page.text, re.M)
+        if "\nNothing" not in page.text and not re.search(r"^items: \d+$", page.text, re.M)
     }
 
 
@@ -89,7 +89,7 @@ def test_pages_are_well_formed() -> None:
         for page in task.pages:
             assert page.text.startswith(page.title + "\n") and "|" not in page.text
             assert page.url.isascii() and " " not in page.url
-            count = re.search(r"^(\d+) items$", page.text, re.M)
+            count = re.search(r"^items: (\d+)$", page.text, re.M)
             if count:
                 items = re.findall(r"^\d+\. (.+)$", page.text, re.M)
                 assert len(items) == int(count[1]) and set(items) <= titles

@@ -69,6 +69,7 @@ def boilerplate() -> list[str]:
         '", "info_to_extract": "all"}}\n</tool_call>',
         "https://atlas.wideseek/",
         *(f" ({letter})" for letter in FACT_LETTERS),
+        *(f" [{letter}]" for letter in FACT_LETTERS),
     ]  # fmt: skip
 
 

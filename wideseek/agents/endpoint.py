@@ -278,9 +278,7 @@ class EndpointDialogue:
         return answer.prompt_tokens, answer.completion_tokens
 
     def _tool_messages(self, text: str) -> list[JsonObject]:
-        if (
-            not self._open_calls
-        ):  # the call stood in the text of the turn, so there is no id to answer
+        if not self._open_calls:  # the call stood in the text, so there is no id to answer
             return [{"role": "user", "content": text}]
         first, *others = self._open_calls
         return [

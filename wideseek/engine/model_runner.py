@@ -19,8 +19,8 @@ from wideseek.engine.scheduler import Sampled, Step
 from wideseek.engine.sequence import Sequence
 from wideseek.model.qwen3 import Qwen3
 
-MEMORY_SHARE = {"cuda": 0.8, "cpu": 0.125}
-"""How much memory the KV pool may take by default: of a CUDA device's free, of a CPU's physical."""
+DEVICE_SHARE, HOST_SHARE = 0.8, 0.125
+"""Of a CUDA device's free memory, or of a host's whole one, what the KV pool takes by default."""
 
 
 def kv_pages_that_fit(model: Qwen3, config: EngineConfig, max_model_len: int) -> int:
@@ -38,12 +38,11 @@ def kv_pages_that_fit(model: Qwen3, config: EngineConfig, max_model_len: int) ->
             )
         return num_pages
     if weight.device.type == "cuda":
-        memory, _ = torch.cuda.mem_get_info(weight.device)
+        memory = DEVICE_SHARE * torch.cuda.mem_get_info(weight.device)[0]
     else:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fitting = int(memory * MEMORY_SHARE[weight.device.type]) // page_bytes
+        memory = HOST_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     wanted = config.max_num_seqs * -(-max_model_len // config.page_size)
-    return max(1, min(fitting, wanted))
+    return max(1, min(int(memory) // page_bytes, wanted))
 
 
 class PagedAttention:
@@ -110,7 +109,7 @@ class ModelRunner:
         rows = [ends[id(sequence)] - 1 for sequence in chosen]
         rows += [rows[0]] * (-len(rows) % ROW_TILE)
         logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
-        if not torch.isfinite(logits).all():
+        if not torch.isfinite(logits.amax()):  # which NaN and infinity pass through
             raise FloatingPointError("the model's logits are not finite")
         return self._sample(logits[: len(chosen)], chosen)
 

@@ -19,6 +19,8 @@ _WITH = re.compile(r"\bwith\s", re.IGNORECASE)
 _LISTED = re.compile(r",|\band\b", re.IGNORECASE)
 _LETTER = re.compile(r"\([a-z]\)")
 _NAMES_END = re.compile(r"[.?!\n;:<]")
+_LETTERED_ROW = re.compile(r"\d+\. .+ \[a\] ")
+_LETTER_MARK = re.compile(r" \[[a-z]\] ")
 _RULE = frozenset("|-: ")
 
 
@@ -46,7 +48,7 @@ def without_counter(table: Table) -> Table:
 def partial_table(reports: Iterable[str], tasks: Iterable[str] = ()) -> Table | None:
     """The rows that reports hold, the first of each key kept; None if there are none.
 
-    A row is a line `a | b | c`. The header is that of the first report that brings one, else "item"
+    A row is a line `a | b | c`, or one as the bundled model reports it: `3. a [a] b [b] c`. The header is that of the first report that brings one, else "item"
     and the columns one of the tasks asks for, if they fit, else "item", "value 1", "value 2" ...
     Small numbers that lead every row and have no header are counters and are dropped.
     """
@@ -93,6 +95,8 @@ def _read_rows(report: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def _split(line: str) -> tuple[str, ...]:
+    if _LETTERED_ROW.match(line):
+        return tuple(_LETTER_MARK.split(line.split(". ", 1)[1]))
     cells = _BARE_PIPE.split(line.removeprefix("|").removesuffix("|"))[:MAX_COLUMNS]
     return tuple(cell.strip().replace("\\|", "|") for cell in cells)
 

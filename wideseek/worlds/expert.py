@@ -1,8 +1,7 @@
 """The scripted expert: how a careful team would work on a world, in the exact texts a model is trained on.
 
-Every pointer in these texts is an induction step (`research: copying is learnable when the token before a copied item
-occurs before its source`): items are numbered everywhere, columns are named once in the first thought and repeated in the
-same words, report lines are the rows of the final table.
+Every pointer in these texts is an induction step: the token before a copied item also stands before its source. Items are
+numbered everywhere, facts carry letters, and a report line differs from the final table's row only in its separators.
 """
 
 import asyncio
@@ -18,7 +17,8 @@ from wideseek.worlds.tasks import Task
 FACT_LETTERS = "abcdefgh"
 _WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]\s*$")
 _ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
-_ROW = re.compile(r"^(\d+) \| (.+)$", re.MULTILINE)
+_ROW = re.compile(r"^(\d+)\. (.+? \[a\] .+)$", re.MULTILINE)
+_MARK = re.compile(r" \[[a-h]\] ")
 _HIT = re.compile(r"^\d+\. (https://\S+)\n([^\n]*)", re.MULTILINE)
 
 
@@ -72,11 +72,10 @@ def _plan(task: Task) -> str:
 
 def _answer(task: Task, rows: dict[int, str]) -> str:
     if task.kind == "boxed":
-        cells = rows.get(1, "unknown").split(" | ")
-        return f"\\boxed{{{cells[-1]}}}"
+        return f"\\boxed{{{_MARK.split(rows[1])[-1] if rows else 'unknown'}}}"
     header = " | ".join(["#", *_columns(task)])
     rule = " | ".join(["---"] * (len(_columns(task)) + 1))
-    lines = [f"| {k} | {rows[k]} |" for k in sorted(rows)]
+    lines = [f"| {k} | {' | '.join(_MARK.split(rows[k]))} |" for k in sorted(rows)]
     return "\n".join(["```markdown", f"| {header} |", f"| {rule} |", *lines, "```"])
 
 
@@ -109,9 +108,9 @@ class LeadExpert:
             return _plan(self.task) + self._spawn([f"list: {self.task.phrasing.span}"])
         total, done = len(self.items), max(self.rows, default=0)
         if done >= total or self.hint.turn >= self.hint.turns:
-            return f"<think>\n{total} items, done\n</think>\n\n{_answer(self.task, self.rows)}"
+            return f"<think>\nitems: {total}, done\n</think>\n\n{_answer(self.task, self.rows)}"
         last = min(done + self.hint.width, total)
-        thought = f"<think>\n{total} items, {done + 1} to {last}\n</think>\n\n"
+        thought = f"<think>\nitems: {total}, {done + 1} to {last}\n</think>\n\n"
         return thought + self._spawn(self._prompts(done + 1, last))
 
     def _prompts(self, first: int, last: int) -> list[str]:
@@ -144,9 +143,15 @@ def _read_facts(task: Task, page: str, asked: Sequence[str]) -> list[tuple[str, 
 
 
 def _noted(facts: Sequence[tuple[str, str]]) -> str:
-    """What a page says, a line a fact, under the letters of the subtask."""
+    """What a page says, a line a fact: "(a) capital [a] Lima", the letter once for the label and once for the value."""
     marked = zip(FACT_LETTERS, facts, strict=False)
-    return "\n".join(f" ({letter}) {label}: {value}" for letter, (label, value) in marked)
+    return "\n".join(f" ({letter}) {label} [{letter}] {value}" for letter, (label, value) in marked)
+
+
+def _row(name: str, facts: Sequence[tuple[str, str]]) -> str:
+    """A report line without its number: "Peru [a] Lima [b] 1,285,220 km²"."""
+    marked = zip(FACT_LETTERS, facts, strict=False)
+    return name + "".join(f" [{letter}] {value}" for letter, (_, value) in marked)
 
 
 class SubExpert:
@@ -174,12 +179,11 @@ class SubExpert:
                 )
         page = _WIDTH.sub("", self.seen[-1]).strip()
         if listing:
-            at = re.search(r"^\d+ items$", page, re.MULTILINE)
+            at = re.search(r"^items: \d+$", page, re.MULTILINE)
             return page[at.start() :] if at else "no list found"
         facts = _read_facts(self.task, page, self.task.phrasing.columns)
         thought = _noted(facts)
-        row = " | ".join([number, name, *(value for _, value in facts)])
-        return f"<think>\n{thought}\n</think>\n\n{row}"
+        return f"<think>\n{thought}\n</think>\n\n{number}. {_row(name, facts)}"
 
 
 class SingleExpert:
@@ -216,16 +220,13 @@ class SingleExpert:
         else:
             k = len(self.rows) + 1
             facts = _read_facts(self.task, self.last, self.task.phrasing.columns)
-            self.rows[k] = " | ".join([name, *(value for _, value in facts)])
-            thought = (
-                "\n".join(f"{label}: {value}" for label, value in facts)
-                + f"\n{k} | {self.rows[k]}\n"
-            )
+            self.rows[k] = _row(name, facts)
+            thought = f"{_noted(facts)}\n{k}. {self.rows[k]}\n"
         total, done = len(self.items), len(self.rows)
         if done >= total or self.hint.turn >= self.hint.turns - 1:
-            return f"<think>\n{thought}{total} items, done\n</think>\n\n{_answer(self.task, self.rows)}"
+            return f"<think>\n{thought}items: {total}, done\n</think>\n\n{_answer(self.task, self.rows)}"
         self.step = "open"
-        follow = f"{thought}{total} items, next {done + 1}. {self.items[done + 1]}"
+        follow = f"{thought}items: {total}, next {done + 1}. {self.items[done + 1]}"
         return f"<think>\n{follow}\n</think>\n\n{self._search(self.items[done + 1])}"
 
     def _search(self, query: str) -> str:

@@ -112,7 +112,9 @@ wa wan war we wei wen wi win wo xi xia ya yan ye yo yu yun za zan ze zen zhou zi
 
 def _draw_word(rng: random.Random) -> str:
     if rng.random() < 0.35:
-        return "".join(rng.choice(_FRAGMENTS) for _ in range(rng.choices((2, 3, 4), (45, 45, 10))[0]))
+        return "".join(
+            rng.choice(_FRAGMENTS) for _ in range(rng.choices((2, 3, 4), (45, 45, 10))[0])
+        )
     syllables = rng.choices((1, 2, 3, 4), (12, 55, 27, 6))[0]
     parts = []
     for index in range(syllables):

@@ -176,7 +176,7 @@ def _list_page(world: _World, listing: _List) -> Page:
     ).format(l=listing.relation)
     sentence = sentence[0].upper() + sentence[1:]
     lines = [f"{k}. {name}" for k, name in enumerate(names, 1)]
-    text = "\n".join((listing.title, sentence, f"{len(names)} items", *lines))
+    text = "\n".join((listing.title, sentence, f"items: {len(names)}", *lines))
     return Page(title=listing.title, url=_page_url(listing.title), text=text, snippet=sentence)
 
 

@@ -40,7 +40,7 @@ class Draft:
         """The finished page. Its text never holds the character that parts the cells of a table."""
         lines = [f"{label}: {value}" for label, value in self.lines if value]
         if self.items:
-            lines.append("1 item" if len(self.items) == 1 else f"{len(self.items)} items")
+            lines.append(f"items: {len(self.items)}")
             lines.extend(f"{rank}. {item}" for rank, item in enumerate(self.items, 1))
         text = "\n".join((self.title, self.sentence, *lines))
         assert "|" not in text, text
