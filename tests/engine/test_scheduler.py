@@ -108,6 +108,16 @@ def test_prompts_are_computed_in_chunks_beside_decodes() -> None:
     assert step is not None and step.num_tokens == [1, 2]
 
 
+def test_a_step_computes_no_more_tokens_than_its_budget() -> None:
+    world = World(20, 4, max_seqs=4, max_tokens=6)
+    for first in range(3):
+        world.submit([first] * 8, 3)
+    taken = []
+    while (step := world.step()) is not None:
+        taken.append(step.num_tokens)
+    assert taken[:4] == [[6], [2, 4], [1, 4, 1], [1, 1, 4]]
+
+
 def test_several_contexts_are_prefilled_in_one_forward() -> None:
     world = World(40, 4, max_seqs=8, max_tokens=64)
     for first in range(5):
@@ -138,6 +148,22 @@ def test_a_sequence_whose_prefix_is_under_way_waits_but_others_pass() -> None:
     assert list(world.scheduler.waiting) == [same]
     step = world.step()
     assert step is not None and same in step.sequences
+
+
+def test_who_is_passed_over_keeps_the_place_in_the_queue() -> None:
+    world = World(40, 4, max_seqs=8, max_tokens=64)
+    sequences = [world.submit([1] * (8 + n), 3) for n in range(4)]
+    world.step()
+    assert list(world.scheduler.waiting) == sequences[1:]
+
+
+def test_who_is_preempted_goes_to_the_head_of_the_queue() -> None:
+    world = World(4, 2, max_seqs=2, max_tokens=16, cached=False)
+    first, second, third = (world.submit([i, 1], 6) for i in range(3))
+    while world.scheduler.counters.preemptions == 0:
+        world.step()
+    assert first in world.scheduler.running
+    assert list(world.scheduler.waiting) == [second, third]
 
 
 def test_a_generated_page_is_reused_by_the_next_turn() -> None:
@@ -192,7 +218,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Random sequences, cancellations and weight updates under page pressure."""
 
     @initialize(
-        num_pages=st.integers(3, 12),
+        num_pages=st.integers(3, 20),
         page_size=st.sampled_from([1, 2, 4]),
         max_seqs=st.integers(1, 4),
         slack=st.integers(0, 8),

@@ -41,8 +41,16 @@ def test_a_stop_string_before_an_unfinished_character_counts_at_once() -> None:
     assert [stop_text.completed_by(token) for token in (0, 1)] == [False, True]
 
 
-def test_bytes_that_never_become_a_character_do_not_hide_what_follows() -> None:
-    assert stop_index(("x",), b"\xff" * 20 + b"ax") == 21
+def test_bytes_that_never_become_a_character_are_given_up_after_a_few() -> None:
+    windows: list[int] = []
+
+    def decode(token_ids: Sequence[int]) -> str:
+        windows.append(len(token_ids))
+        return decode_bytes(token_ids)
+
+    stop_text = StopText(("x",), decode)
+    assert [stop_text.completed_by(byte) for byte in b"\xff" * 50 + b"ax"].index(True) == 51
+    assert max(windows) <= 8
 
 
 def test_a_decoder_that_spaces_words_by_their_neighbour_is_read_right() -> None:

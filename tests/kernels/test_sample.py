@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from wideseek_kernels.sample import sample, uniform
+from wideseek_kernels.sample import _draw, sample, uniform
 
 
 def draw(
@@ -127,6 +127,13 @@ def test_temperature_zero_takes_the_largest_at_log_probability_zero() -> None:
     assert tokens.tolist() == [0, 7]
     assert logprobs.tolist() == [0.0, 0.0]
     assert plain[0].item() == pytest.approx(math.log(oracle(LOGITS, 1.0, 0, 1.0, 0.0)[0]), abs=1e-6)
+
+
+def test_the_smallest_number_does_not_draw_what_was_filtered_out() -> None:
+    log_probs = torch.tensor([[-torch.inf, 0.5, 0.5]]).log_softmax(-1)
+    assert _draw(log_probs, torch.zeros(1, dtype=torch.float64)).tolist() == [1]
+    last = torch.full((1,), 1 - 2.0**-52, dtype=torch.float64)
+    assert _draw(log_probs, last).tolist() == [2]
 
 
 def test_a_tiny_temperature_is_greedy_and_finite() -> None:

@@ -11,7 +11,13 @@ from wideseek.model.renderer import Renderer
 from wideseek.model.weights import load_model
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["num_layers=2", "intermediate_size=128", "stems=400", "tokens_per_step=1200", "max_length=1500"]
+SMALL = [
+    "num_layers=2",
+    "intermediate_size=128",
+    "stems=400",
+    "tokens_per_step=1200",
+    "max_length=1500",
+]
 
 
 def run_sft(*words: str) -> subprocess.CompletedProcess[str]:
@@ -19,7 +25,10 @@ def run_sft(*words: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(ROOT / "train/sft.py"), *words],
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": ":".join(str(ROOT / p) for p in ("", "kernels", "train")), "OMP_NUM_THREADS": "1"},
+        env={
+            "PYTHONPATH": ":".join(str(ROOT / p) for p in ("", "kernels", "train")),
+            "OMP_NUM_THREADS": "1",
+        },
         timeout=280,
     )
 
@@ -36,7 +45,9 @@ def test_sft_learns_and_goes_on(tmp_path: Path) -> None:
     assert max(renderer.encode("Morlen has 12 castles.")) < model.config.vocab_size
 
     again = tmp_path / "second"
-    done = run_sft(str(again), f"start={out}", "steps=4", "log_steps=4", "learning_rate=1e-5", *SMALL)
+    done = run_sft(
+        str(again), f"start={out}", "steps=4", "log_steps=4", "learning_rate=1e-5", *SMALL
+    )
     assert done.returncode == 0, done.stderr
     first = json.loads((again / "sft_log.jsonl").read_text())
     assert first["loss_sub"] < 0.9 * lines[0]["loss_sub"]

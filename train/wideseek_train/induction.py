@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from wideseek_kernels.rotary import apply_rotary
 
-from wideseek.model.qwen3 import Qwen3, rotary_frequencies, rotary_tables
+from wideseek.model.qwen3 import (
+    DecoderLayer,
+    Qwen3,
+    SelfAttention,
+    rotary_frequencies,
+    rotary_tables,
+)
 
 CONTENT = 64  # size of a token's content; must not exceed head_dim
 CONST = (
@@ -65,13 +71,26 @@ def _init_embedding(
     weight[:, CONST] = 1.0
 
 
+def _attention(model: Qwen3, layer: int) -> SelfAttention:
+    found = model.model.layers[layer]
+    assert isinstance(found, DecoderLayer)
+    return found.self_attn
+
+
+def _sharpen(attn: SelfAttention) -> None:
+    """Let normalised queries and keys reach scores that single out one token."""
+    for norm in (attn.q_norm, attn.k_norm):
+        assert norm is not None
+        norm.weight.fill_(4.0)
+
+
 def _head(weight: Tensor, head: int) -> Tensor:
     return weight[head * CONTENT : (head + 1) * CONTENT]
 
 
 def _init_previous_heads(model: Qwen3, offsets: tuple[int, ...]) -> None:
     """Head h of layer 0 attends to the token offsets[h] back and copies its content to subspace 1 + h."""
-    attn = model.model.layers[0].self_attn
+    attn = _attention(model, 0)
     cos, sin = rotary_tables(model.config, torch.device("cpu"))
     key = torch.zeros(1, 1, CONTENT)
     half = CONTENT // 2
@@ -80,8 +99,7 @@ def _init_previous_heads(model: Qwen3, offsets: tuple[int, ...]) -> None:
     fast = [int((frequencies - f).abs().argmin()) for f in (1.0, 0.42, 0.17)]
     for pair, share in zip(fast, (0.5, 0.3, 0.2), strict=True):
         key[0, 0, pair] = math.sqrt(share)
-    attn.q_norm.weight.fill_(4.0)
-    attn.k_norm.weight.fill_(4.0)
+    _sharpen(attn)
     for head, offset in enumerate(offsets):
         # A query turned back by `offset` meets the key of that many tokens before at angle zero.
         back, _ = apply_rotary(key, key, cos[offset : offset + 1], -sin[offset : offset + 1])
@@ -101,18 +119,18 @@ def _init_previous_heads(model: Qwen3, offsets: tuple[int, ...]) -> None:
 
 def _init_match_heads(model: Qwen3, generator: torch.Generator) -> None:
     """Layer 1: heads 0, 1, 2 match the last token, the last two, the one before the last; all copy what followed."""
-    attn = model.model.layers[1].self_attn
+    attn = _attention(model, 1)
     frequencies = rotary_frequencies(model.config)
     slow = [
         f for f in range(CONTENT // 2) if frequencies[f] < 3e-4
     ]  # stand still over thousands of tokens
     dims = [*slow, *(f + CONTENT // 2 for f in slow)]
-    attn.q_norm.weight.fill_(4.0)
-    attn.k_norm.weight.fill_(4.0)
+    _sharpen(attn)
     scale = math.sqrt(4.0 / model.config.hidden_size)
 
     def project(size: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(CONTENT, size, generator=generator))[0].T
+        square: Tensor = torch.linalg.qr(torch.randn(CONTENT, size, generator=generator))[0]
+        return square.T
 
     current, before, before2 = (slice(i * CONTENT, (i + 1) * CONTENT) for i in range(3))
     for head, pairs in enumerate(

@@ -48,9 +48,10 @@ def without_counter(table: Table) -> Table:
 def partial_table(reports: Iterable[str], tasks: Iterable[str] = ()) -> Table | None:
     """The rows that reports hold, the first of each key kept; None if there are none.
 
-    A row is a line `a | b | c`, or one as the bundled model reports it: `3. a [a] b [b] c`. The header is that of the first report that brings one, else "item"
-    and the columns one of the tasks asks for, if they fit, else "item", "value 1", "value 2" ...
-    Small numbers that lead every row and have no header are counters and are dropped.
+    A row is a line `a | b | c`, or one as the bundled model reports it: `3. a [a] b [b] c`. The
+    header is that of the first report that brings one, else "item" and the columns one of the
+    tasks asks for, if they fit, else "item", "value 1", "value 2" ... Small numbers that lead every
+    row and have no header are counters and are dropped.
     """
     header: tuple[str, ...] = ()
     rows: dict[str, tuple[str, ...]] = {}

@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Split = Literal["train", "test"]
 
@@ -96,24 +96,17 @@ class Lexicon:
         return " ".join(words)
 
 
-# Shorter and longer pieces of the kind that real names and words are made of.
-_FRAGMENTS = """
-ab ac ad af ag ak al am an ang ap ar as at av ba bai ban bar bel ber bi bo bol bon bra bu bur ca cal can car ce cha che chi cho
-co con cor cu da dan dar de del den der di din do don dor du dun ed el ele em en end ent er es est et fa fe fer fi fin fo for fra
-ga gal gan gar ge gen ger gi go gor gra gu gua guay ha hai han har he hel hen her hi hin ho hong hu hung ic id il im in ina ind
-ing ion ir is isk it ity iv ja jan je ji jo ju ka kan kar ke ken ki kin ko kor ku la lan lang le len li lin ling lo lon lu lun ly
-ma mal man mar mas me mel men mer mi min mis mo mon mor mu na nai nam nan ne nes ni nin no nor nu ny ob od ok ol om on ong op or
-os ot ou ov ow pa pan par pe pen per ph pi pin po pol por pra pri pu qua que ra ram ran re ren rey rhe ri rich rin ro rob ron ru
-sa sal san sar se sen ser sha she shi si sil sin so sol son sta ste sti sto str su sul ta tai tal tan tar te tel ten ter tha the
-thi ti tin ting to ton tor tra tri tro tu tun tur ty ua ub uc ud ug uk ul um un ung up ur us ut va val van ve ven ver vi vin vo
-wa wan war we wei wen wi win wo xi xia ya yan ye yo yu yun za zan ze zen zhou zi zo zu
-""".split()
+@cache
+def _fragments() -> list[str]:
+    """Pieces of one to four letters of the kind that real names and words are made of."""
+    text: str = _read()["fragments"]["pieces"]
+    return text.split()
 
 
 def _draw_word(rng: random.Random) -> str:
     if rng.random() < 0.35:
         return "".join(
-            rng.choice(_FRAGMENTS) for _ in range(rng.choices((2, 3, 4), (45, 45, 10))[0])
+            rng.choice(_fragments()) for _ in range(rng.choices((2, 3, 4), (45, 45, 10))[0])
         )
     syllables = rng.choices((1, 2, 3, 4), (12, 55, 27, 6))[0]
     parts = []
@@ -148,10 +141,15 @@ def _kinds(text: str) -> tuple[tuple[str, str], ...]:
 
 
 @cache
+def _read() -> dict[str, Any]:
+    with (Path(__file__).parent / "lexicon.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+@cache
 def load_lexicon(split: Split) -> Lexicon:
     """The lexicon of a split. Test worlds use test kinds and relations only, and test attributes beside shared ones."""
-    with (Path(__file__).parent / "lexicon.toml").open("rb") as file:
-        data = tomllib.load(file)
+    data = _read()
     train_attributes = _attributes(data["attributes"]["train"])
     test_attributes = _attributes(data["attributes"]["test"])
     test = split == "test"

@@ -224,57 +224,63 @@ def make_task(
     rng = world.rng
     kind = kind or ("boxed" if rng.random() < 1 / 6 else "table")
     lists, attributes = _draw_lists(world, rng.randint(*rows))
-    target = lists[0]
     count = 1 if kind == "boxed" else rng.choices((0, 1, 2, 3, 4, 5), (6, 28, 30, 21, 10, 5))[0]
     asked = rng.sample(attributes, min(count, len(attributes)))
-    words = tuple(_asked_form(a, rng, kind == "boxed") for a in asked)
-    labels = tuple(a.label for a in asked)
-    for entity in target.entities:
-        for label in labels:
+    for entity in lists[0].entities:
+        for attribute in asked:
             if rng.random() < 0.02:
-                del entity.facts[label]
-    subject = rng.choice(target.entities)
-    if kind == "boxed" and rng.random() < 0.15:
-        subject.alias = world.fresh_name()
-    pages = _pages(world, lists)
+                del entity.facts[attribute.label]
     if kind == "boxed":
-        phrasing = ask_fact(subject.alias or subject.name, words[0], split, rng)
-        answer = subject.facts.get(labels[0], "unknown")
-        return Task(
-            f"{split}-{seed}",
-            phrasing.question,
-            kind,
-            phrasing.columns,
-            "",
-            (),
-            answer,
-            pages,
-            phrasing,
-            labels,
-        )
+        return _boxed_task(f"{split}-{seed}", world, lists, asked[0])
+    return _table_task(f"{split}-{seed}", world, lists, asked)
+
+
+def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) -> Task:
+    """One fact of one entity, now and then under the entity's other name."""
+    rng = world.rng
+    subject = rng.choice(lists[0].entities)
+    if rng.random() < 0.15:
+        subject.alias = world.fresh_name()
+    words = _asked_form(asked, rng, narrow=True)
+    phrasing = ask_fact(subject.alias or subject.name, words, world.split, rng)
+    return Task(
+        id=name,
+        question=phrasing.question,
+        kind="boxed",
+        columns=phrasing.columns,
+        key="",
+        rows=(),
+        answer=subject.facts.get(asked.label, "unknown"),
+        pages=_pages(world, lists),
+        phrasing=phrasing,
+        labels=(asked.label,),
+    )
+
+
+def _table_task(name: str, world: _World, lists: list[_List], asked: list[Attribute]) -> Task:
+    """Facts of every entity of the target list, or of a few that the question names."""
+    rng, target = world.rng, lists[0]
+    words = tuple(_asked_form(attribute, rng, narrow=False) for attribute in asked)
     chosen = target.entities
     if words and len(chosen) <= 12 and rng.random() < 0.08:
-        chosen = rng.sample(chosen, min(len(chosen), rng.randint(1, 5)))
-        if len(chosen) == 1 and len(words) == 1:
-            chosen = rng.sample(target.entities, min(2, len(target.entities)))
-        phrasing = ask_entities(tuple(e.name for e in chosen), words, split, rng)
+        chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
+        phrasing = ask_entities(tuple(e.name for e in chosen), words, world.split, rng)
     else:
-        phrasing = ask_list(target.relation, target.kind, words, split, rng)
+        phrasing = ask_list(target.relation, target.kind, words, world.split, rng)
+    labels = tuple(attribute.label for attribute in asked)
     columns = (phrasing.key_header or "name", *phrasing.columns)
-    gold = tuple((e.name, *(e.facts.get(label, "unknown") for label in labels)) for e in chosen)
-    aliases = {c: [label] for c, label in zip(phrasing.columns, labels, strict=True) if c != label}
     return Task(
-        f"{split}-{seed}",
-        phrasing.question,
-        kind,
-        columns,
-        columns[0],
-        gold,
-        None,
-        pages,
-        phrasing,
-        labels,
-        aliases,
+        id=name,
+        question=phrasing.question,
+        kind="table",
+        columns=columns,
+        key=columns[0],
+        rows=tuple((e.name, *(e.facts.get(label, "unknown") for label in labels)) for e in chosen),
+        answer=None,
+        pages=_pages(world, lists),
+        phrasing=phrasing,
+        labels=labels,
+        aliases={c: [x] for c, x in zip(phrasing.columns, labels, strict=True) if c != x},
     )
 
 
