@@ -46,6 +46,7 @@ class SftConfig:
     steps: int = 3000
     tokens_per_step: int = 2048  # a rank, in short tokens
     max_length: int = 5000
+    plans: int = 8  # first turns of leads after each rollout
     learning_rate: float = 1.6e-3
     warmup_steps: int = 60
     decay_share: float = 0.35  # last share of the steps over which the rate falls to a fiftieth
@@ -60,7 +61,7 @@ def stream(config: SftConfig, folder: Path, seed: int, queue: "Queue[Example]") 
     """Producer process: examples without end."""
     torch.set_num_threads(1)
     renderer = Renderer.load(folder)
-    for example in draw_examples(seed, renderer, config.max_length):
+    for example in draw_examples(seed, renderer, config.max_length, config.plans):
         queue.put(example)
 
 

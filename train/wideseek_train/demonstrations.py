@@ -13,11 +13,12 @@ import numpy as np
 from wideseek.agents.limits import Limits
 from wideseek.agents.prompts import load_prompts
 from wideseek.agents.research import Research
+from wideseek.agents.roles import role_specs
 from wideseek.generation import Message, ToolSchema
 from wideseek.model.renderer import Renderer
 from wideseek.tools.corpus import Corpus
 from wideseek.trajectory import Rollout, Trajectory
-from wideseek.worlds.expert import ExpertDialogue
+from wideseek.worlds.expert import ExpertDialogue, LeadExpert
 from wideseek.worlds.tasks import Kind, Task, make_task
 
 WIDTHS = (10, 10, 10, 10, 10, 10, 8, 6, 5, 4, 3, 2, 1)
@@ -60,6 +61,17 @@ def to_example(trajectory: Trajectory, role: str) -> Example:
     return Example(ids, said, role)
 
 
+def plan_example(task: Task, renderer: Renderer, width: int) -> Example:
+    """The lead's first turn alone: reading the question is what takes the most practice, and it is short."""
+    spec = role_specs(load_prompts("en"), Limits(width=width))["lead"]
+    messages = spec.open_messages(task.question)
+    asked = renderer.first(messages, spec.tools)
+    spoken = LeadExpert(task, messages[-1].content).speak()
+    said = [*renderer.encode(spoken), renderer.stop_token_ids[0]]
+    mask = np.arange(len(asked) + len(said)) >= len(asked)
+    return Example(np.array([*asked, *said], dtype=np.int32), mask, "plan")
+
+
 def _draw_rows(rng: random.Random) -> tuple[int, int]:
     """Mostly narrow tables, now and then a very wide one: a wide lead costs as much as ten narrow ones."""
     return rng.choices(
@@ -67,10 +79,10 @@ def _draw_rows(rng: random.Random) -> tuple[int, int]:
     )[0]
 
 
-def draw_examples(seed: int, renderer: Renderer, max_length: int) -> Iterator[Example]:
+def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) -> Iterator[Example]:
     """An endless stream of examples of all roles; at most four subagents of a rollout are kept.
 
-    Trajectories above `max_length` tokens are dropped.
+    Trajectories above `max_length` tokens are dropped. After each rollout come `plans` first turns of other leads.
     """
     rng = random.Random(f"demonstrations/{seed}")
     while True:
@@ -88,3 +100,9 @@ def draw_examples(seed: int, renderer: Renderer, max_length: int) -> Iterator[Ex
             example = to_example(trajectory, "list" if listing else trajectory.role)
             if len(example.token_ids) <= max_length:
                 yield example
+        for _ in range(plans):
+            rows = rng.choice(((1, 1), (2, 4)))
+            task = make_task(
+                rng.getrandbits(48), "train", rows, rng.choice(("boxed", "table", "table"))
+            )
+            yield plan_example(task, renderer, rng.choice(WIDTHS))

@@ -138,6 +138,9 @@ class _World:
             y=rng.randint(1500, 2020),
             g=rng.choice(self.lexicon.groups),
             a=rng.choice(self.lexicon.adjectives),
+            d=rng.randint(150, 199) * 10,
+            m=self._long_word().capitalize() + rng.choice(("ian", "ese", "ish", "an", "i")),
+            w=rng.choice(self.lexicon.words),
         )
 
 
@@ -242,7 +245,8 @@ def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) 
     if rng.random() < 0.15:
         subject.alias = world.fresh_name()
     words = _asked_form(asked, rng, narrow=True)
-    phrasing = ask_fact(subject.alias or subject.name, words, world.split, rng)
+    called = subject.alias or subject.name
+    phrasing = ask_fact(called.lower() if rng.random() < 0.12 else called, words, world.split, rng)
     return Task(
         id=name,
         question=phrasing.question,
