@@ -20,6 +20,8 @@ from wideseek.runs.log import RunLog, new_run_id
 from wideseek.trajectory import End, Rollout
 
 BUDGET_REASONS = frozenset({"max_agents", "max_tokens", "max_tool_calls", "max_seconds"})
+BUNDLED_TURN_TOKENS = 4096
+"""Room for a table of fifty rows; the bundled model, once in a loop, would fill its context."""
 
 LanguageChoice = Language | Literal["auto"]
 
@@ -52,11 +54,13 @@ def plan_research(
     """How these backends will answer this question; None stands for the defaults.
 
     width: subagents a call. Contexts are as long as both models allow. The bundled model samples
-    greedily, others at temperature 1.
+    greedily and in shorter turns, others at temperature 1.
     """
     limits = Limits() if width is None else Limits(width=width)
     if backends.max_model_len is not None:
         limits = replace(limits, seq_length=min(limits.seq_length, backends.max_model_len))
+    if backends.bundled:
+        limits = replace(limits, max_turn_tokens=BUNDLED_TURN_TOKENS)
     if budget is None:
         budget = Budget()
     if temperature is None:

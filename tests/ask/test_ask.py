@@ -196,7 +196,7 @@ def test_wrong_input_is_one_clear_line_and_2(ask: Ask, flags: list[str], told: s
     empty, corrupt = ask.folder / "empty", ask.folder / "corrupt.sqlite.xz"
     empty.mkdir()
     corrupt.write_bytes(b"\xfd7zXZ\x00 not really")
-    question = {"EMPTY QUESTION": "  \n", "BAD QUESTION": "caf\udce9"}.get(flags[0])
+    question = {"EMPTY QUESTION": "  \n", "BAD QUESTION": "na\udce9"}.get(flags[0])
     with team() as url:
         places = {
             "EMPTY": str(empty),

@@ -217,6 +217,23 @@ def test_a_failing_step_fails_every_caller_and_the_engine_goes_on(
     assert after.token_ids == before.token_ids
 
 
+def test_broken_weights_leave_nothing_behind(
+    make_model: Callable[..., Qwen3], prompt: Prompt
+) -> None:
+    job = (prompt(0, 30), GREEDY)
+    model = make_model(0)
+    name = "model.layers.0.self_attn.v_proj.weight"
+    good = model.state_dict()[name].clone()
+    with Engine(model, EngineConfig(num_pages=4, page_size=16)) as engine:
+        (before,) = engine.generate_batch([job])
+        engine.update_weights([(name, torch.full_like(good, torch.nan))])
+        with pytest.raises(RuntimeError, match="not finite"):
+            engine.generate_batch([job])
+        engine.update_weights([(name, good)])
+        (after,) = engine.generate_batch([job])
+    assert after.token_ids == before.token_ids and after.weight_version == 2
+
+
 def test_closing_fails_who_still_waits_and_refuses_who_comes_later(
     model: Qwen3, prompt: Prompt
 ) -> None:

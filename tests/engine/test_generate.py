@@ -173,6 +173,25 @@ def test_seeds_decide_what_is_sampled(model: Qwen3, prompt: Prompt) -> None:
     assert first.token_ids != second.token_ids
 
 
+def test_a_draw_depends_on_the_seed_and_the_position_alone(model: Qwen3, prompt: Prompt) -> None:
+    ids = prompt(4, 10)
+    flat = Sampling(temperature=50.0, max_tokens=30, seed=3)
+    (whole,) = run(model, [(ids, flat)])
+    assert len(set(whole.token_ids)) > 15, "each position draws anew"
+    (rest,) = run(model, [([*ids, *whole.token_ids[:11]], flat)])
+    assert rest.token_ids[:19] == whole.token_ids[11:]
+
+
+@pytest.mark.parametrize("only_the_likeliest", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+def test_each_filter_reaches_the_sampler(
+    model: Qwen3, prompt: Prompt, only_the_likeliest: dict[str, Any]
+) -> None:
+    ids = prompt(6, 30)
+    sampled = Sampling(temperature=2.0, max_tokens=24, **only_the_likeliest)
+    greedy, filtered = run(model, [(ids, GREEDY), (ids, sampled)])
+    assert filtered.token_ids == greedy.token_ids and set(filtered.logprobs) == {0.0}
+
+
 def test_a_stop_token_ends_and_stays(model: Qwen3, prompt: Prompt) -> None:
     ids = prompt(6, 30)
     (whole,) = run(model, [(ids, GREEDY)])

@@ -158,10 +158,10 @@ def test_who_is_passed_over_keeps_the_place_in_the_queue() -> None:
 
 
 def test_who_is_preempted_goes_to_the_head_of_the_queue() -> None:
-    world = World(4, 2, max_seqs=2, max_tokens=16, cached=False)
-    first, second, third = (world.submit([i, 1], 6) for i in range(3))
+    world = World(6, 2, max_seqs=2, max_tokens=16, cached=False)
+    first, second, third = (world.submit([i, 1], 10) for i in range(3))
     while world.scheduler.counters.preemptions == 0:
-        world.step()
+        assert world.step() is not None
     assert first in world.scheduler.running
     assert list(world.scheduler.waiting) == [second, third]
 
