@@ -1,18 +1,23 @@
 """The Engine as a service: many callers, cancellation, new weights, failures, refusals."""
 
 import asyncio
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
 from wideseek.generation import Completion, Sampling
 from wideseek.model.qwen3 import Attention, Qwen3
+from wideseek.model.weights import save_model
 
 Prompt = Callable[[int, int], list[int]]
 
@@ -234,6 +239,47 @@ def test_broken_weights_leave_nothing_behind(
     assert after.token_ids == before.token_ids and after.weight_version == 2
 
 
+def test_cancellations_updates_and_page_pressure_together_lose_nothing(
+    make_model: Callable[..., Qwen3], prompt: Prompt
+) -> None:
+    model, rng = make_model(0), random.Random(3)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    async def caller(engine: Engine, index: int) -> Completion | None:
+        ids = [*prompt(index % 3, 60)[: rng.randrange(1, 60)], index % 97]
+        sampling = Sampling(max_tokens=rng.randrange(1, 40), seed=index)
+        cancel, way = asyncio.Event(), rng.random()
+        call = asyncio.create_task(engine.generate(ids, sampling, cancel))
+        await asyncio.sleep(rng.random() * 0.2)
+        if way < 0.2:
+            cancel.set()
+        elif way < 0.4:
+            call.cancel()
+            await asyncio.wait([call])
+            return None
+        return await call
+
+    async def storm(engine: Engine) -> list[Completion | None]:
+        calls = asyncio.gather(*(caller(engine, i) for i in range(80)))
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(engine.update_weights, state.items())
+        return await asyncio.wait_for(calls, 60)
+
+    with Engine(model, EngineConfig(num_pages=30, page_size=8, max_num_seqs=9)) as engine:
+        completions = asyncio.run(storm(engine))
+        while engine.stats().running or engine.stats().waiting:
+            time.sleep(0.001)
+        engine._scheduler.check()
+        engine.update_weights([])  # drops what is cached
+        stats = engine.stats()
+    assert len(completions) == 80 and any(completions)
+    assert stats.free_pages == stats.total_pages and stats.weight_version == 4
+    for completion in filter(None, completions):
+        assert completion.finish_reason in ("length", "cancelled")
+        assert len(completion.token_ids) == len(completion.logprobs)
+
+
 def test_closing_fails_who_still_waits_and_refuses_who_comes_later(
     model: Qwen3, prompt: Prompt
 ) -> None:
@@ -319,6 +365,40 @@ def test_kv_memory_is_counted_in_pages(model: Qwen3) -> None:
         assert engine.stats().total_pages == 10
     with pytest.raises(ValueError, match="less than one page of 49152 bytes"):
         Engine(model, EngineConfig(kv_memory_gb=1e-5))
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|> {{ m.role }} {{ m.content }}<|im_end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_a_folder_is_loaded_with_its_weights_and_its_tokenizer(
+    model: Qwen3, prompt: Prompt, tmp_path: Path, dtype: Literal["auto", "float32", "bfloat16"]
+) -> None:
+    words = {f"w{i}": i for i in range(95)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    save_model(model, tmp_path)
+    config = EngineConfig(num_pages=8, dtype=dtype, device="cpu")
+    with Engine.load(tmp_path, config) as engine:
+        (whole,) = engine.generate_batch([(prompt(6, 30), GREEDY)])
+        words_said = [f"w{token}" for token in whole.token_ids]
+        stop = " ".join(words_said[3:5])
+        sampling = Sampling(temperature=0.0, max_tokens=16, stop=(stop,))
+        (cut,) = engine.generate_batch([(prompt(6, 30), sampling)])
+    end = next(i for i in range(17) if stop in " ".join(words_said[:i]))
+    assert cut.token_ids == whole.token_ids[:end] and cut.finish_reason == "stop"
+    weight = engine.model.model.embed_tokens.weight
+    assert weight.dtype == (torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    if dtype != "bfloat16":
+        with Engine(model, EngineConfig(num_pages=8)) as in_memory:
+            (same,) = in_memory.generate_batch([(prompt(6, 30), GREEDY)])
+        assert same.token_ids == whole.token_ids
 
 
 def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
