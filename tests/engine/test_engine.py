@@ -70,6 +70,15 @@ def test_200_concurrent_calls_share_prefixes_and_say_what_each_says_alone(
             assert alone.token_ids == completion.token_ids
 
 
+def test_on_token_hears_of_every_token_before_the_completion(model: Qwen3, prompt: Prompt) -> None:
+    heard: list[tuple[int, float]] = []
+    with Engine(model, EngineConfig(num_pages=64)) as engine:
+        call = engine.generate(prompt(0, 20), GREEDY, on_token=lambda *token: heard.append(token))
+        completion = asyncio.run(call)
+    assert [token for token, _ in heard] == list(completion.token_ids)
+    assert [logprob for _, logprob in heard] == list(completion.plain_logprobs)
+
+
 def test_cancelling_returns_what_was_made_and_frees_the_pages(model: Qwen3, prompt: Prompt) -> None:
     async def cancelled(engine: Engine) -> Completion:
         cancel = asyncio.Event()

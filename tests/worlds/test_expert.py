@@ -30,6 +30,14 @@ def test_the_expert_is_always_right(renderer: Renderer, split: str, workflow: st
             assert f"| {' | '.join(row)} |" in rollout.answer
 
 
+@pytest.mark.parametrize("workflow", ["team", "single"])
+def test_the_expert_asks_again_for_what_failed(renderer: Renderer, workflow: str) -> None:
+    for task in make_tasks("train", 12, seed=6, rows=(2, 5), kind="table"):
+        rollout = demonstrate(task, renderer, workflow, 10, flaky=0.3)
+        for row in task.rows:
+            assert f"| {' | '.join(row)} |" in rollout.answer
+
+
 def test_a_narrow_team_runs_out_of_turns_and_says_what_it_has(renderer: Renderer) -> None:
     """One subagent a call and ten lead turns leave room for eight items after the list."""
     seed = next(s for s in range(100) if len(make_task(s, "test", (12, 14), "table").rows) >= 12)

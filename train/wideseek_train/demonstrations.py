@@ -17,6 +17,7 @@ from wideseek.agents.roles import role_specs
 from wideseek.generation import Message, ToolSchema
 from wideseek.model.renderer import Renderer
 from wideseek.tools.corpus import Corpus
+from wideseek.tools.outcome import PageResult, SearchResult, Status
 from wideseek.trajectory import Rollout, Trajectory
 from wideseek.worlds.expert import ExpertDialogue, LeadExpert
 from wideseek.worlds.tasks import Kind, Task, make_task
@@ -33,9 +34,33 @@ class Example:
     role: str
 
 
-def demonstrate(task: Task, renderer: Renderer, workflow: str, width: int) -> Rollout:
-    """The expert's rollout on a task, `width` subagents a call at most."""
-    corpus = Corpus.from_pages(task.pages)
+class FlakyTools:
+    """Search and access that fail now and then, as the web does; a call asked for again may succeed."""
+
+    def __init__(self, corpus: Corpus, share: float, rng: random.Random) -> None:
+        self.corpus = corpus
+        self.share = share
+        self.rng = rng
+
+    def _failure(self, *kinds: Status) -> Status | None:
+        return self.rng.choice(kinds) if self.rng.random() < self.share else None
+
+    async def search(self, query: str, count: int = 3) -> SearchResult:
+        """The corpus's result, or one without hits."""
+        failure = self._failure(Status.NO_RESULTS, Status.TIMEOUT, Status.RATE_LIMITED)
+        return SearchResult(failure) if failure else await self.corpus.search(query, count)
+
+    async def access(self, url: str) -> PageResult:
+        """The corpus's page, or none."""
+        failure = self._failure(Status.REFUSED_URL, Status.NOT_FOUND, Status.TIMEOUT)
+        return PageResult(failure, url) if failure else await self.corpus.access(url)
+
+
+def demonstrate(
+    task: Task, renderer: Renderer, workflow: str, width: int, flaky: float = 0.0
+) -> Rollout:
+    """The expert's rollout on a task, `width` subagents a call at most; `flaky`: share of tool calls that fail."""
+    tools = FlakyTools(Corpus.from_pages(task.pages), flaky, random.Random(task.id))
 
     def open_dialogue(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> ExpertDialogue:
         return ExpertDialogue(task, renderer, messages, tools)
@@ -43,8 +68,8 @@ def demonstrate(task: Task, renderer: Renderer, workflow: str, width: int) -> Ro
     research = Research(
         open_lead=open_dialogue,
         open_sub=open_dialogue,
-        search=corpus,
-        access=corpus,
+        search=tools,
+        access=tools,
         prompts=load_prompts("en"),
         limits=Limits(width=width),
     )
@@ -92,7 +117,8 @@ def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) ->
         if kind == "boxed":
             rows = (1, 4)
         task = make_task(rng.getrandbits(48), "train", rows, kind)
-        rollout = demonstrate(task, renderer, "single" if single else "team", rng.choice(WIDTHS))
+        workflow = "single" if single else "team"
+        rollout = demonstrate(task, renderer, workflow, rng.choice(WIDTHS), flaky=0.03)
         lead, *subs = rollout.trajectories
         kept = subs[:1] + rng.sample(subs[1:], min(3, len(subs) - 1)) if subs else []
         for trajectory in (lead, *kept):

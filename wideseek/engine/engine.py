@@ -118,8 +118,10 @@ class Engine:
         cancel: asyncio.Event | None = None,
         on_token: OnToken | None = None,
     ) -> Completion:
-        """Continue token_ids; see wideseek.generation.Generate. on_token hears of each as it comes.
+        """Continue token_ids; see wideseek.generation.Generate.
 
+        on_token(id, plain log-probability) hears of each token as it is sampled, on the engine's
+        thread, which it must neither hold up nor raise in.
         ValueError for a prompt that is empty, too long or outside the vocabulary; RuntimeError when
         a step failed or the engine is closed. Cancelling the awaiting task ends the sequence too.
         """

@@ -15,6 +15,7 @@ from wideseek.model.renderer import Renderer
 from wideseek.worlds.tasks import Task
 
 FACT_LETTERS = "abcdefgh"
+FAILED = "\nNothing to show: "  # what the English prompts say of a search or page that failed
 _WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]\s*$")
 _ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
 _ROW = re.compile(r"^(\d+)\. (.+? \[a\] .+)$", re.MULTILINE)
@@ -155,7 +156,7 @@ def _row(name: str, facts: Sequence[tuple[str, str]]) -> str:
 
 
 class SubExpert:
-    """Search, open, report: a list of items, or one row of facts."""
+    """Search, open, report: a list of items, or one row of facts. What fails is asked for again."""
 
     def __init__(self, task: Task, first: str) -> None:
         self.task = task
@@ -163,7 +164,8 @@ class SubExpert:
         self.seen: list[str] = []
 
     def see(self, tool_text: str) -> None:
-        self.seen.append(tool_text)
+        if FAILED not in tool_text:
+            self.seen.append(tool_text)
 
     def speak(self) -> str:
         listing = self.subtask.startswith("list: ")
@@ -196,12 +198,22 @@ class SingleExpert:
         self.rows: dict[int, str] = {}
         self.step = "plan"
         self.last = ""
+        self.spoken = ""
+        self.failed = False
 
     def see(self, tool_text: str) -> None:
         self.hint = Hint.read(tool_text)
         self.last = _WIDTH.sub("", tool_text).strip()
+        self.failed = FAILED in tool_text
 
     def speak(self) -> str:
+        """The next turn; after a failed call that call again, without the thought before it."""
+        if self.failed and self.hint.turn < self.hint.turns:
+            return self.spoken[self.spoken.index("<tool_call>") :]
+        self.spoken = self._next()
+        return self.spoken
+
+    def _next(self) -> str:
         if self.step == "plan":
             self.step = "open"
             return _plan(self.task) + self._search(self.items.get(1, self.task.phrasing.span))
