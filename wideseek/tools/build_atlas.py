@@ -36,7 +36,7 @@ def atlas_pages() -> list[Page]:
         *currency_lists(facts),
         *language_lists(facts),
     ]
-    return [draft.page() for draft in drafts]
+    return [draft.page(number) for number, draft in enumerate(drafts, 1)]
 
 
 def atlas_meta() -> dict[str, str]:

@@ -20,7 +20,7 @@ _WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]
 _ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
 _ROW = re.compile(r"^(\d+)\. (.+? \[a\] .+)$", re.MULTILINE)
 _MARK = re.compile(r" \[[a-h]\] ")
-_HIT = re.compile(r"^\d+\. (https://\S+)\n([^\n]*)", re.MULTILINE)
+_HIT = re.compile(r"^\d+ (https://\S+)\n([^\n]*)", re.MULTILINE)
 
 
 def _call(name: str, arguments: str) -> str:

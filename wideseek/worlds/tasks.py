@@ -6,8 +6,6 @@ and copy.
 """
 
 import random
-import re
-import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,6 +63,7 @@ class _World:
         self.lexicon: Lexicon = load_lexicon(split)
         self.split: Split = split
         self.names: set[str] = set()
+        self.numbers = iter(self.rng.sample(range(1, 10_000), 1_000))
 
     def fresh_name(self) -> str:
         while True:
@@ -74,6 +73,9 @@ class _World:
             if name.lower() not in self.names:
                 self.names.add(name.lower())
                 return name
+
+    def fresh_url(self) -> str:
+        return f"{_SITE}{next(self.numbers)}"
 
     def draw_attributes(self, count: int) -> list[Attribute]:
         """Attributes of a kind; in training a third of the labels are made-up words, so that none can be presumed."""
@@ -144,11 +146,6 @@ class _World:
         )
 
 
-def _page_url(title: str) -> str:
-    ascii_title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
-    return _SITE + re.sub(r"[^A-Za-z0-9'()-]+", "_", ascii_title).strip("_")
-
-
 _SENTENCES = (
     "{e} is one of the {l}.", "{e} belongs to the {l}.", "{e}, a {o}, is listed among the {l}.", "{e} is a {o}.",
     "{e} is a {o} in {r}.", "{e} counts among the {l}.",
@@ -163,7 +160,7 @@ def _entity_page(world: _World, entity: _Entity, home: _List, order: list[str]) 
     text = "\n".join((entity.name, sentence, *facts))
     aliases = (entity.alias,) if entity.alias else ()
     return Page(
-        title=entity.name, url=_page_url(entity.name), text=text, aliases=aliases, snippet=sentence
+        title=entity.name, url=world.fresh_url(), text=text, aliases=aliases, snippet=sentence
     )
 
 
@@ -180,7 +177,7 @@ def _list_page(world: _World, listing: _List) -> Page:
     sentence = sentence[0].upper() + sentence[1:]
     lines = [f"{k}. {name}" for k, name in enumerate(names, 1)]
     text = "\n".join((listing.title, sentence, f"items: {len(names)}", *lines))
-    return Page(title=listing.title, url=_page_url(listing.title), text=text, snippet=sentence)
+    return Page(title=listing.title, url=world.fresh_url(), text=text, snippet=sentence)
 
 
 def _draw_lists(world: _World, rows: int) -> tuple[list[_List], list[Attribute]]:
@@ -300,7 +297,7 @@ def _pages(world: _World, lists: list[_List]) -> tuple[Page, ...]:
         title = world.fresh_name()
         sentence = f"{title} is often mentioned together with {entity.name}."
         pages.append(
-            Page(title=title, url=_page_url(title), text=f"{title}\n{sentence}", snippet=sentence)
+            Page(title=title, url=world.fresh_url(), text=f"{title}\n{sentence}", snippet=sentence)
         )
     return tuple(pages)
 

@@ -1,6 +1,5 @@
 """How a page of the atlas is written: title, sentence, then one fact or one list item a line."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,8 +35,11 @@ class Draft:
     items: Sequence[str] = ()
     aliases: Iterable[str] = ()
 
-    def page(self) -> Page:
-        """The finished page. Its text never holds the character that parts the cells of a table."""
+    def page(self, number: int) -> Page:
+        """The finished page; its url is a number, which a small model copies in two tokens.
+
+        Its text never holds the character that parts the cells of a table.
+        """
         lines = [f"{label}: {value}" for label, value in self.lines if value]
         if self.items:
             lines.append(f"items: {len(self.items)}")
@@ -48,26 +50,12 @@ class Draft:
         for alias in self.aliases:
             names.setdefault(fold(alias), alias)
         aliases = tuple(names[name] for name in names if name not in ("", fold(self.title)))
-        return Page(self.title, ROOT + slug(self.title), text, aliases)
+        return Page(self.title, f"{ROOT}{number}", text, aliases)
 
 
 def alphabetical(records: Iterable[Titled]) -> list[str]:
     """The records' titles, sorted as a reader sorts them."""
     return sorted((record.title for record in records), key=fold)
-
-
-def slug(title: str) -> str:
-    """ASCII letters, digits and underscores, capitals kept: "São Paulo" -> "Sao_Paulo"."""
-    words = [
-        "".join(_ascii(letter) for letter in word)
-        for word in re.split(r"[\W_]+", re.sub(r"['’‘ʻ.]", "", title))
-    ]
-    return "_".join(word for word in words if word)
-
-
-def _ascii(letter: str) -> str:
-    plain = fold(letter)
-    return plain.capitalize() if letter.isupper() else plain
 
 
 def number(value: float, unit: str = "") -> str:
