@@ -193,6 +193,31 @@ def test_a_sequence_under_way_goes_on_under_the_new_weights(
     assert kept >= 3 and completion.token_ids[kept:] == cold.token_ids
 
 
+def test_new_weights_wait_for_the_running_step(model: Qwen3, prompt: Prompt) -> None:
+    held = Breakable(model)
+    held.go_on.clear()
+    name = "model.norm.weight"
+    updated = threading.Event()
+
+    def update(engine: Engine) -> None:
+        engine.update_weights([(name, torch.zeros(48))])
+        updated.set()
+
+    with Engine(held, EngineConfig(num_pages=8)) as engine:
+        calls = [
+            threading.Thread(target=engine.generate_batch, args=([(prompt(0, 9), GREEDY)],)),
+            threading.Thread(target=update, args=(engine,)),
+        ]
+        calls[0].start()
+        assert held.running.wait(30)
+        calls[1].start()
+        assert not updated.wait(0.2) and held.state_dict()[name].all()
+        held.go_on.set()
+        for call in calls:
+            call.join(30)
+    assert updated.is_set() and not held.state_dict()[name].any()
+
+
 def test_weights_that_do_not_fit_change_nothing(
     make_model: Callable[..., Qwen3], prompt: Prompt
 ) -> None:
