@@ -102,7 +102,7 @@ def test_turn_limit_still_runs_the_tools_of_the_last_turn() -> None:
     assert trajectory.end is End.TURN_LIMIT
     assert len(trajectory.turns) == 3
     assert len(PAGES.counts) - before == 3
-    assert trajectory.turns[2].tool_text.startswith("Search: Brazil\n1. ")
+    assert trajectory.turns[2].tool_text.startswith("Search: Brazil\n1 ")
     assert trajectory.turns[2].tool_token_ids == (), "no reply will be conditioned on it"
 
 
