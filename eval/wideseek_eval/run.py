@@ -11,7 +11,7 @@ from typing import Any
 from wideseek.agents.model_call import derive_seed
 from wideseek.agents.research import Workflow
 from wideseek.answering import answer_question, plan_research
-from wideseek.backends import Backends, Model
+from wideseek.backends import Backends, Model, name_of
 from wideseek.runs.events import Event, EventType
 from wideseek.runs.ledger import Budget
 from wideseek.runs.log import read_events
@@ -78,7 +78,9 @@ async def _events_of(
             return events
         shutil.rmtree(folder)  # cut short by a kill or an outage
     seed = derive_seed(settings.seed, task.id, trial)
-    backends = Backends(lead=model, sub=model, corpus=task.open_corpus(), bundled=False)
+    backends = Backends(
+        lead=model, sub=model, corpus=task.open_corpus(), bundled=model.name == name_of(None)
+    )
     research = plan_research(
         backends,
         task.question,
