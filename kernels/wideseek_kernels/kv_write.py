@@ -1,6 +1,10 @@
-"""Puts the keys and values of new tokens into their pages."""
+"""Puts the keys and values of new tokens into their pages, alone or with qk-norm and rotation."""
 
+import torch
 from torch import Tensor
+
+from wideseek_kernels import reference
+from wideseek_kernels.border import FLOATS, KERNEL_DTYPES, check, check_for_kernel, takes_kernel
 
 
 def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
@@ -9,7 +13,61 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     k, v [T, KV, D]; k_cache, v_cache [P, KV, page_size, D] of the same dtype; slots [T] int64,
     page * page_size + place in the page, no slot twice.
     """
-    page_size = k_cache.shape[2]
-    pages, places = slots // page_size, slots % page_size
-    k_cache[pages, :, places] = k
-    v_cache[pages, :, places] = v
+    reference.kv_write(k, v, k_cache, v_cache, slots)
+
+
+def norm_rotary_kv_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """qk-norm, rotation and kv_write in one pass; returns the queries, mutates the caches.
+
+    q [T, H, D], k and v [T, KV, D] of one dtype, each head contiguous (they may be parts of one
+    projection's rows); q_weight, k_weight [D], or both None for no norm; cos, sin [T, D] in fp32 as
+    in `apply_rotary`; k_cache, v_cache [P, KV, page_size, D] of the dtype of q; slots [S] int64,
+    S <= T: rows from S on are padding and written nowhere. -> q normed and rotated [T, H, D].
+    Rounded where `rms_norm` and `apply_rotary` round, one after the other. Not differentiable.
+    Raises ValueError. Slots are not read on the host: on a GPU one out of range is written nowhere,
+    and stops the kernel under TRITON_DEBUG=1.
+    """
+    num_tokens, num_heads, head_dim = q.shape
+    num_pages, num_kv, page_size, _ = k_cache.shape
+    rows = (num_tokens, num_kv, head_dim)
+    cache = (num_pages, num_kv, page_size, head_dim)
+    if num_kv == 0 or num_heads % num_kv:
+        raise ValueError(f"q has {num_heads} heads, expected a multiple of {num_kv} of k_cache")
+    if len(slots) > num_tokens:
+        raise ValueError(f"slots has length {len(slots)}, expected at most {num_tokens}")
+    if (q_weight is None) != (k_weight is None):
+        raise ValueError("q_weight and k_weight: one is None, the other is not")
+    check("k", k, rows, q.device, q.dtype)
+    check("v", v, rows, q.device, q.dtype)
+    check("k_cache", k_cache, cache, q.device, q.dtype)
+    check("v_cache", v_cache, cache, q.device, q.dtype)
+    check("cos", cos, (num_tokens, head_dim), q.device, *FLOATS)
+    check("sin", sin, (num_tokens, head_dim), q.device, *FLOATS)
+    check("slots", slots, (None,), q.device, torch.int64)
+    if q_weight is not None and k_weight is not None:
+        check("q_weight", q_weight, (head_dim,), q.device, *FLOATS)
+        check("k_weight", k_weight, (head_dim,), q.device, *FLOATS)
+    arguments = (q, k, v, q_weight, k_weight, eps, cos, sin, k_cache, v_cache, slots)
+    if takes_kernel(q):
+        for name, x in (("q", q), ("k", k), ("v", v)):
+            if x.stride()[1:] != (head_dim, 1) or x.dtype not in KERNEL_DTYPES:
+                raise ValueError(f"{name} is {x.dtype} with strides {x.stride()}: heads are apart")
+        check_for_kernel(cos=cos, sin=sin, k_cache=k_cache, v_cache=v_cache, slots=slots)
+        if q_weight is not None and k_weight is not None:
+            check_for_kernel(q_weight=q_weight, k_weight=k_weight)
+        from wideseek_kernels.on_triton import kv_write as on_triton
+
+        return on_triton.norm_rotary_kv_write(*arguments)
+    return reference.norm_rotary_kv_write(*arguments)

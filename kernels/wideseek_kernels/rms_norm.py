@@ -1,14 +1,39 @@
-"""Root-mean-square norm."""
+"""Root-mean-square norm, alone and after the addition of a residual."""
 
 from torch import Tensor
 
 from wideseek_kernels import reference
+from wideseek_kernels.border import FLOATS, check, check_for_kernel, takes_kernel
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) * weight over the last dimension.
 
-    x [..., N], weight [N] -> [..., N] in the dtype of x; the mean is taken in fp32. Rows do not see
-    each other. Source: Zhang and Sennrich 2019, arXiv 1910.07467.
+    x [..., N], weight [N] of any dtype -> [..., N] in the dtype of x; the mean is taken in fp32 and
+    on a GPU the result is rounded once. Rows do not see each other. Differentiable in x and weight.
+    Raises ValueError. Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
+    check("weight", weight, tuple(x.shape[-1:]), x.device, *FLOATS)
+    if takes_kernel(x):
+        check_for_kernel(x=x, weight=weight)
+        from wideseek_kernels.on_triton import rms_norm as on_triton
+
+        return on_triton.rms_norm(x, weight, eps)
     return reference.rms_norm(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """rms_norm(x + residual) and x + residual, the next residual, in one pass.
+
+    x, residual [..., N] of one dtype, weight [N] -> two tensors [..., N] of that dtype. The sum is
+    rounded before it is normed, so the bits are those of the two steps. Differentiable in x,
+    residual and weight. Raises ValueError.
+    """
+    check("residual", residual, tuple(x.shape), x.device, x.dtype)
+    check("weight", weight, tuple(x.shape[-1:]), x.device, *FLOATS)
+    if takes_kernel(x):
+        check_for_kernel(x=x, residual=residual, weight=weight)
+        from wideseek_kernels.on_triton import rms_norm as on_triton
+
+        return on_triton.add_rms_norm(x, residual, weight, eps)
+    return reference.add_rms_norm(x, residual, weight, eps)

@@ -3,11 +3,19 @@
 from torch import Tensor
 
 from wideseek_kernels import reference
+from wideseek_kernels.border import check, check_for_kernel, takes_kernel
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, elementwise; both [..., N], the result in their dtype.
+    """silu(gate) * up, elementwise; both [..., N] of one dtype, the result too.
 
+    On a GPU computed in fp32 and rounded once. Differentiable. Raises ValueError.
     Source: Shazeer 2020, arXiv 2002.05202, section 2.
     """
+    check("up", up, tuple(gate.shape), gate.device, gate.dtype)
+    if takes_kernel(gate):
+        check_for_kernel(gate=gate, up=up)
+        from wideseek_kernels.on_triton import swiglu as on_triton
+
+        return on_triton.swiglu(gate, up)
     return reference.swiglu(gate, up)

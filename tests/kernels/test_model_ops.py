@@ -111,6 +111,19 @@ def test_packed_attention_is_causal_attention_of_each_sequence(
     assert out.is_contiguous()
 
 
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_packed_attention_in_bf16_is_the_fp32_one_rounded(kv_heads: int) -> None:
+    """With as many key heads as query heads a CPU takes plain products instead of the fused kernel."""
+    bounds = [0, 30, 37]
+    full = [drawn(37, heads, 16, seed=heads + i) for i, heads in enumerate((4, kv_heads, kv_heads))]
+    half = [x.float().bfloat16().requires_grad_() for x in full]
+    out = packed_attention(*half, torch.tensor(bounds))
+    expected = naive_attention(*(x.detach().double() for x in half), bounds)
+    torch.testing.assert_close(out.double(), expected, rtol=0.02, atol=0.02)
+    out.sum().backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in half)
+
+
 def test_packed_attention_does_not_see_neighbours() -> None:
     q, k, v = drawn(9, 4, 8), drawn(9, 2, 8, seed=1), drawn(9, 2, 8, seed=2)
     bounds = [0, 4, 5, 9]

@@ -1,0 +1,31 @@
+"""test_triton_ops.py in Triton's interpreter, which has to be chosen before triton is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(900)  # some 13 seconds of one core, more where it is shared
+def test_the_kernels_agree_with_their_twins_in_the_interpreter() -> None:
+    pytest.importorskip("triton", reason="triton is in the dev extra, for Linux alone")
+    tests = Path(__file__).with_name("test_triton_ops.py")
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider"),
+            # Triton's own way with numpy; and a GPU says nothing of overflow. NaN stays an error.
+            *("-W", "ignore:Conversion of an array:DeprecationWarning"),
+            *("-W", "ignore:overflow encountered:RuntimeWarning"),
+            str(tests),
+        ],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=tests.parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(ran.stdout[-6000:], ran.stderr[-2000:])
+    assert ran.returncode == 0
+    assert "passed" in ran.stdout and "skipped" not in ran.stdout
