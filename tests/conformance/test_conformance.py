@@ -14,6 +14,7 @@ import pytest
 HERE = Path(__file__).parent
 REFERENCE = HERE.parents[2] / "shared" / "conformance"
 OWN = sorted((HERE / "data").glob("*.json"))
+FORMATS = [path.stem for path in OWN]
 
 
 _spec = importlib.util.spec_from_file_location("conformance_runner", HERE / "run.py")
@@ -57,7 +58,7 @@ def test_own_vectors_pass(run: Run) -> None:
     assert (result.returncode, result.stdout) == (0, f"{count} passed, 0 failed\n"), result.stderr
 
 
-@pytest.mark.parametrize("name", ["toolcalls", "agent_loop"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_reference_vectors_pass_but_for_the_listed_deviations(
     run: Run, name: str, tmp_path: Path
 ) -> None:
@@ -69,7 +70,7 @@ def test_reference_vectors_pass_but_for_the_listed_deviations(
     assert result.stdout.endswith(" 0 failed\n")
 
 
-@pytest.mark.parametrize("name", ["toolcalls", "agent_loop"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_wrong_expectation_fails_by_name(run: Run, name: str, tmp_path: Path) -> None:
     spoilt = cases(name)
     key = next(iter(spoilt[1]["expected"]))

@@ -76,7 +76,8 @@ def credit_assignment(
         trained = tuple(i for i, turn in enumerate(turns) if not turn.failed)
         accessed = any(turn.accesses > 0 for turn in turns)
         bonus = config.format_reward + (config.call_search_reward if accessed else 0.0)
-        return Credit(trained, True, outcome + bonus - _length_term(config, turns))
+        longest = max(turn.response_tokens for turn in turns)
+        return Credit(trained, True, outcome + bonus - overlong_penalty(config, longest))
     if answer_format:
         return Credit(tuple(main_failed), False, 0.0)
     trained_last = [len(turns) - 1] if natural_end else []
@@ -85,11 +86,12 @@ def credit_assignment(
     return Credit(_distinct(turns, trained_last + (runaway or failed)), False, 0.0)
 
 
-def _length_term(config: CreditConfig, turns: Sequence[CreditTurn]) -> float:
-    """Grows linearly between the two length limits with the longest response of any role."""
-    excess = max(turn.response_tokens for turn in turns) - config.length_limit
+def overlong_penalty(config: CreditConfig, longest: int) -> float:
+    """What the longest response of any role costs: from 0 at the lower length limit linearly to
+    `length_penalty` at the upper one and beyond. `longest` in tokens.
+    """
     span = config.max_length_limit - config.length_limit
-    return config.length_penalty * min(1.0, max(0.0, excess / span))
+    return config.length_penalty * min(1.0, max(0.0, (longest - config.length_limit) / span))
 
 
 def _distinct(turns: Sequence[CreditTurn], indices: Sequence[int]) -> tuple[int, ...]:

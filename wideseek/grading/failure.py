@@ -9,6 +9,8 @@ class FailureKind(StrEnum):
 
     BAD_GOLD = "bad_gold"
     JUDGE_SILENT = "judge_silent"
+    JUDGE_REFUSED = "judge_refused"
+    JUDGE_UNREADABLE = "judge_unreadable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,13 @@ class Align:
 
 @dataclass(frozen=True, slots=True)
 class ScorePairs:
-    """Which (answer, gold) cells agree? Replied as a json map from idx_0, idx_1, ... to 0 or 1."""
+    """Which (answer, gold) cells agree? Replied as a json map from idx_0, idx_1, ... to 0 or 1.
+
+    criterion: when they do, in words; "" for the usual sense.
+    """
 
     pairs: tuple[tuple[str, str], ...]
+    criterion: str = ""
 
 
 @dataclass(frozen=True, slots=True)

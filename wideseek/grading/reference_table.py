@@ -1,24 +1,28 @@
 """Markdown tables read as the reference's training reward reads them.
 
 The reference hands the pipe-separated lines to a data-frame library; what that does to them
-(quotes, ragged rows, doubled and blank headers, guessed types) decides published rewards, so it is
-repeated here in plain Python.
+(quotes, ragged rows, doubled and blank headers, guessed types) decides published numbers, so it is
+repeated here in plain Python. widesearch_table.py builds its own reading from the same parts.
 """
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from wideseek.grading.answer import MAX_CELLS, after_thinking, table_lines, table_source
 
 Cell = str | int | float | bool
 
 _INT = re.compile(r"[ \t-\r]*[+-]?[0-9]+[ \t-\r]*")
-_FLOAT = re.compile(r"[ \t-\r]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t-\r]*")
+_FLOAT = re.compile(
+    r"[ \t-\r]*([+-]?)(?=\.?[0-9])([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]+))?[ \t-\r]*"
+)
 _INFINITY = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 _INT64 = range(-(2**63), 2**63)
 _UINT64 = range(2**64)
+_DIGITS = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +44,26 @@ def extract_reference_table(text: str, *, strict: bool) -> TypedTable | None:
     lines = [] if source is None else table_lines(source)
     if not lines:
         return None
-    joined = "\n".join("|".join(cell.strip() for cell in line.split("|")) for line in lines)
-    records = _records(joined)
+    records = csv_records(stripped_cells(lines), "|")
     return None if records is None else _typed_table(records)
 
 
-def _records(text: str) -> list[list[str]] | None:
-    """Split pipe-separated text into fields; None where a quoted field never closes.
+def stripped_cells(lines: Sequence[str]) -> str:
+    """The lines as one text, without the blanks around each pipe."""
+    return "\n".join("|".join(cell.strip() for cell in line.split("|")) for line in lines)
+
+
+def csv_records(text: str, separator: Literal["|", ","]) -> list[list[str]] | None:
+    """Split separated text into fields; None where a quoted field never closes.
 
     A field that starts with a double quote runs to the next lone one, line ends included; whatever
-    follows up to the pipe is appended as it is. Quotes elsewhere are text. Blank lines are skipped;
+    follows up to the separator is appended as it is. Quotes elsewhere are text. Blank lines are skipped;
     a field ends at a NUL.
     """
     records: list[list[str]] = []
     fields: list[str] = []
     at, end = 0, len(text)
-    stop = re.compile(r"[|\r\n]|\Z")
+    stop = re.compile(rf"[{separator}\r\n]|\Z")
     while at < end:
         content = ""
         if text[at] == '"':
@@ -69,7 +77,7 @@ def _records(text: str) -> list[list[str]] | None:
         content += text[at : found.start()]
         at = found.end()
         fields.append(content.partition("\0")[0])
-        if found[0] == "|":
+        if found[0] == separator:
             if at == end:
                 fields.append("")
             else:
@@ -90,11 +98,27 @@ def _closing_quote(text: str, start: int) -> int:
 
 
 def _typed_table(records: Sequence[Sequence[str]]) -> TypedTable | None:
-    """First record as header; None if a later row is wider than the first two, or past MAX_CELLS.
+    """Columns whose header starts with "Unnamed", as blank ones do after naming, are dropped."""
+    named = named_columns(records)
+    if named is None:
+        return None
+    columns, dtypes, cells = [], [], []
+    for name, texts in named:
+        if name.startswith("Unnamed"):
+            continue
+        dtype, values = _typed(texts)
+        columns.append(name)
+        dtypes.append(dtype)
+        cells.append(values)
+    by_row = zip(*cells, strict=True) if cells else ()
+    return TypedTable(tuple(columns), tuple(dtypes), tuple(by_row))
 
-    A first row wider than the header shifts everything: its surplus leading fields are row labels,
-    not cells. Columns whose header starts with "Unnamed", as blank ones do after naming, are
-    dropped.
+
+def named_columns(records: Sequence[Sequence[str]]) -> list[tuple[str, list[str]]] | None:
+    """(name, fields) of each column, the first record as header.
+
+    None if a later row is wider than the first two, or past MAX_CELLS. A first row wider than the
+    header shifts everything: its surplus leading fields are row labels, not cells.
     """
     names = _column_names(records[0])
     rows = records[1:]
@@ -102,16 +126,9 @@ def _typed_table(records: Sequence[Sequence[str]]) -> TypedTable | None:
     if width * len(records) > MAX_CELLS or any(len(row) > width for row in rows):
         return None
     labels = width - len(names)
-    columns, dtypes, cells = [], [], []
-    for index, name in enumerate(names, start=labels):
-        if name.startswith("Unnamed"):
-            continue
-        dtype, values = _typed([row[index] if index < len(row) else "" for row in rows])
-        columns.append(name)
-        dtypes.append(dtype)
-        cells.append(values)
-    by_row = zip(*cells, strict=True) if cells else ()
-    return TypedTable(tuple(columns), tuple(dtypes), tuple(by_row))
+    full = [[*row, *[""] * (width - len(row))] for row in rows]
+    columns = list(zip(*full, strict=True)) if full else [()] * width
+    return [(name, list(fields)) for name, fields in zip(names, columns[labels:], strict=True)]
 
 
 def _column_names(header: Sequence[str]) -> list[str]:
@@ -121,14 +138,16 @@ def _column_names(header: Sequence[str]) -> list[str]:
     for index in blank:
         names[index] = f"Unnamed: {index}"
     counts: dict[str, int] = {}
+    taken = set(names)
     for index in [index for index, name in enumerate(header) if name] + blank:
         name = original = names[index]
         count = counts.get(name, 0)
         while count > 0:
             counts[original] = count + 1
             name = f"{original}.{count}"
-            count = count + 1 if name in names else counts.get(name, 0)
+            count = count + 1 if name in taken else counts.get(name, 0)
         names[index] = name
+        taken.add(name)
         counts[name] = count + 1
     return names
 
@@ -138,9 +157,9 @@ def _typed(texts: Sequence[str]) -> tuple[str, list[Cell]]:
 
     In text columns `<br>` becomes a newline and a blank "nan".
     """
-    dtype = _int_dtype(texts) if texts else "object"
+    dtype = whole_dtype(texts) if texts else "object"
     if dtype in ("int64", "uint64"):
-        return dtype, [_whole(text) for text in texts]
+        return dtype, [read_whole(text) for text in texts]
     if dtype is None:
         numbers = [number for text in texts if (number := read_number(text)) is not None]
         if len(numbers) == len(texts):
@@ -150,7 +169,7 @@ def _typed(texts: Sequence[str]) -> tuple[str, list[Cell]]:
     return "object", [text.replace("<br>", "\n") or "nan" for text in texts]
 
 
-def _int_dtype(texts: Sequence[str]) -> str | None:
+def whole_dtype(texts: Sequence[str]) -> str | None:
     """int64 or uint64 that holds every text, "object" past both; None where one is no whole number.
 
     Past int64 the reference starts over with uint64, where anything with a minus sign makes the
@@ -159,7 +178,7 @@ def _int_dtype(texts: Sequence[str]) -> str | None:
     for text in texts:
         if _INT.fullmatch(text) is None:
             return None
-        if _whole(text) not in _INT64:
+        if read_whole(text) not in _INT64:
             break
     else:
         return "int64"
@@ -169,12 +188,12 @@ def _int_dtype(texts: Sequence[str]) -> str | None:
             negative = True
         elif _INT.fullmatch(text) is None:
             return None
-        elif _whole(text) not in _UINT64:
+        elif read_whole(text) not in _UINT64:
             return "object"
     return "object" if negative else "uint64"
 
 
-def _whole(text: str) -> int:
+def read_whole(text: str) -> int:
     """Value of a whole number; 10**20 with its sign stands for anything larger."""
     text = text.strip()
     digits = text.lstrip("+-").lstrip("0") or "0"
@@ -183,10 +202,35 @@ def _whole(text: str) -> int:
 
 
 def read_number(text: str) -> float | None:
-    """The number the reference reads from a text, named infinities included, or None."""
+    """The number the reference reads from a text, named infinities included, or None.
+
+    It reads 17 digits and scales them once, which is not always the nearest double.
+    """
     if _INFINITY.fullmatch(text):
         return float(text)
-    if _FLOAT.fullmatch(text) is None:
+    match = _FLOAT.fullmatch(text)
+    if match is None:
         return None
-    value = float(text)
-    return value if math.isfinite(value) else None
+    sign, whole, fraction, power = match.groups()
+    kept = fraction[: max(0, _DIGITS - len(whole))]
+    value = 0.0
+    for digit in whole[:_DIGITS] + kept:
+        value = value * 10.0 + int(digit)
+    exponent = max(0, len(whole) - _DIGITS) - len(kept) + _exponent(power or "0")
+    if exponent > 308:
+        return None
+    if exponent > 0:
+        value *= float(f"1e{exponent}")
+    elif exponent < -308:
+        value = value / float(f"1e{min(-308 - exponent, 308)}") / 1e308
+    else:
+        value /= float(f"1e{-exponent}")
+    if math.isinf(value):
+        return None
+    return -value if sign == "-" else value
+
+
+def _exponent(power: str) -> int:
+    """Past six digits all are as good as infinite."""
+    digits = power.lstrip("+-").lstrip("0")[:7] or "0"
+    return -int(digits) if power.startswith("-") else int(digits)
