@@ -36,20 +36,20 @@ class SftConfig:
     """Everything a run depends on; saved beside the weights."""
 
     start: str = ""  # a folder to continue from; empty starts from induction weights
-    stems: int = 1500
-    hidden_size: int = 256
-    intermediate_size: int = 640
+    stems: int = 1700
+    hidden_size: int = 320
+    intermediate_size: int = 512
     num_layers: int = 5
     num_heads: int = 4
     rope_theta: float = 1e8
     max_positions: int = 32768
-    steps: int = 3000
-    tokens_per_step: int = 2048  # a rank, in short tokens
+    steps: int = 7000
+    tokens_per_step: int = 2560  # a rank, in short tokens
     max_length: int = 5000
-    plans: int = 8  # first turns of leads after each rollout
-    learning_rate: float = 1.6e-3
+    plans: int = 12  # first turns of leads after each rollout
+    learning_rate: float = 2.2e-3
     warmup_steps: int = 60
-    decay_share: float = 0.35  # last share of the steps over which the rate falls to a fiftieth
+    decay_share: float = 0.3  # last share of the steps over which the rate falls to a fiftieth
     read_weight: float = 0.1  # loss weight of tokens the agent only reads
     weight_decay: float = 0.01
     seed: int = 0

@@ -101,10 +101,10 @@ def test_partial_table_drops_the_counters_of_reports() -> None:
     )
 
 
-def test_partial_table_reads_lettered_reports() -> None:
-    reports = ["12. Ohrid [a] 288 m [b] Drin", "3. Bled [a] 30 m [b] unknown"]
-    assert partial_table(reports, ["12. Ohrid: (a) depth (b) outflow"]) == Table(
-        ("item", "value 1", "value 2"), (("Ohrid", "288 m", "Drin"), ("Bled", "30 m", "unknown"))
+def test_partial_table_reads_numbered_rows_of_reports() -> None:
+    reports = ["| 12 | Ohrid | 288 m | Drin |", "| 3 | Bled | 30 m | unknown |"]
+    assert partial_table(reports, ["facts: (a) depth (b) outflow"]) == Table(
+        ("item", "depth", "outflow"), (("Ohrid", "288 m", "Drin"), ("Bled", "30 m", "unknown"))
     )
 
 

@@ -12,7 +12,7 @@ def config(**changes: object) -> ModelConfig:
     values: dict[str, object] = {
         "architecture": "Qwen3ForCausalLM",
         "vocab_size": 2048,
-        "hidden_size": 256,
+        "hidden_size": 320,
         "intermediate_size": 128,
         "num_layers": 3,
         "num_heads": 4,
@@ -44,11 +44,27 @@ def test_induction_start_copies_at_step_zero() -> None:
     assert copy_accuracy(model, 100) > 0.9
 
 
+def test_longest_match_wins_where_tokens_repeat() -> None:
+    """With 14 different tokens nearly every pair occurs more than once: what follows is told by longer contexts only."""
+    model = Qwen3(config())
+    init_induction(model, 0, [(i, 0) for i in range(2048)])
+    once = torch.randint(0, 14, (300,), generator=torch.Generator().manual_seed(1))
+    ids = torch.cat([once, once])
+    with torch.no_grad():
+        hidden = model(ids, torch.arange(600), PackedAttention(torch.tensor([0, 600])))
+        predicted = model.logits(hidden).argmax(-1)
+    right = (predicted[305:-1] == ids[306:]).float().mean().item()
+    pairs = [tuple(ids[i : i + 2].tolist()) for i in range(300)]
+    newest = {pair: int(ids[i + 2]) for i, pair in enumerate(pairs)}
+    by_pairs = [newest[pairs[i]] == int(ids[i + 2]) for i in range(5, 298)]
+    assert right > 0.9 > sum(by_pairs) / len(by_pairs)
+
+
 def test_spellings_start_as_near_copies() -> None:
     model = Qwen3(config())
     stems = [(i // 4, i % 4) for i in range(2048)]
     init_induction(model, 0, stems)
-    content = model.model.embed_tokens.weight[:, :64]
+    content = model.model.embed_tokens.weight[:, :56]
     assert (content[0] @ content[3]).item() > 0.6
     assert abs((content[0] @ content[4]).item()) < 0.5
 
@@ -60,7 +76,7 @@ def test_spellings_start_as_near_copies() -> None:
         {"head_dim": 32},
         {"tied_head": False},
         {"num_layers": 1},
-        {"hidden_size": 192},
+        {"hidden_size": 256},
     ],
 )
 def test_shapes_it_cannot_start_are_refused(changes: dict[str, object]) -> None:

@@ -19,10 +19,13 @@ from wideseek.model.qwen3 import (
     rotary_tables,
 )
 
-CONTENT = 64  # size of a token's content; must not exceed head_dim
-CONST = (
-    3 * CONTENT
-)  # the direction every embedding shares, from which position-only queries are made
+CONTENT = 56  # size of a token's content; must not exceed head_dim
+HEAD = 64  # head_dim
+OFFSETS = (1, 2, 3, 4)  # how far back the heads of layer 0 look
+# The direction every embedding shares, from which position-only queries are made.
+CONST = (1 + len(OFFSETS)) * CONTENT
+# What each match head of layer 1 compares, from the newest token back, and how loudly it speaks.
+MATCHES = (((0.40, 0.27, 0.20, 0.13), 10.0), ((0.6, 0.4), 4.0), ((0.0, 0.6, 0.4), 3.0))
 
 
 @torch.no_grad()
@@ -37,9 +40,9 @@ def init_induction(model: Qwen3, seed: int, stems: list[tuple[int, int]]) -> Non
         raise ValueError(
             "the induction start needs Qwen3 with a tied head and 4 or more key heads, one a query head"
         )
-    if config.head_dim != CONTENT or config.hidden_size <= CONST or config.num_layers < 2:
+    if config.head_dim != HEAD or config.hidden_size <= CONST or config.num_layers < 2:
         raise ValueError(
-            f"the induction start needs head_dim {CONTENT}, hidden size above {CONST} and 2 layers"
+            f"the induction start needs head_dim {HEAD}, hidden size above {CONST} and 2 layers"
         )
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -53,7 +56,7 @@ def init_induction(model: Qwen3, seed: int, stems: list[tuple[int, int]]) -> Non
             )
     _init_embedding(model.model.embed_tokens.weight, stems, generator)
     model.model.norm.weight.fill_(0.8)
-    _init_previous_heads(model, offsets=(1, 2))
+    _init_previous_heads(model)
     _init_match_heads(model, generator)
 
 
@@ -85,70 +88,66 @@ def _sharpen(attn: SelfAttention) -> None:
 
 
 def _head(weight: Tensor, head: int) -> Tensor:
-    return weight[head * CONTENT : (head + 1) * CONTENT]
+    return weight[head * HEAD : (head + 1) * HEAD]
 
 
-def _init_previous_heads(model: Qwen3, offsets: tuple[int, ...]) -> None:
-    """Head h of layer 0 attends to the token offsets[h] back and copies its content to subspace 1 + h."""
+def _place(back: int) -> slice:
+    """Where the residual stream holds the content of the token `back` places ago."""
+    return slice(back * CONTENT, (back + 1) * CONTENT)
+
+
+def _copy_content(attn: SelfAttention, head: int, rows: slice, gain: float) -> None:
+    """Let a head read the content of what it attends to and add it to `rows` of the residual stream."""
+    value, columns = _head(attn.v_proj.weight, head), slice(head * HEAD, head * HEAD + CONTENT)
+    value.zero_()
+    value[:CONTENT, :CONTENT] = torch.eye(CONTENT)
+    attn.o_proj.weight[:, head * HEAD : (head + 1) * HEAD] = 0
+    # Values come normalised to rms 1 over the hidden size; the factor brings them back to unit content.
+    unit = math.sqrt(2.0 / attn.o_proj.weight.shape[0])
+    attn.o_proj.weight[rows, columns] = torch.eye(CONTENT) * gain * unit
+
+
+def _init_previous_heads(model: Qwen3) -> None:
+    """Head h of layer 0 attends to the token OFFSETS[h] back and copies its content to that token's place."""
     attn = _attention(model, 0)
     cos, sin = rotary_tables(model.config, torch.device("cpu"))
-    key = torch.zeros(1, 1, CONTENT)
-    half = CONTENT // 2
+    key = torch.zeros(1, 1, HEAD)
     # Three fast pairs with unlike periods: their sum peaks at the wanted offset only.
     frequencies = rotary_frequencies(model.config)
     fast = [int((frequencies - f).abs().argmin()) for f in (1.0, 0.42, 0.17)]
     for pair, share in zip(fast, (0.5, 0.3, 0.2), strict=True):
         key[0, 0, pair] = math.sqrt(share)
     _sharpen(attn)
-    for head, offset in enumerate(offsets):
+    for head, offset in enumerate(OFFSETS):
         # A query turned back by `offset` meets the key of that many tokens before at angle zero.
         back, _ = apply_rotary(key, key, cos[offset : offset + 1], -sin[offset : offset + 1])
         for weight, vector in ((attn.q_proj.weight, back), (attn.k_proj.weight, key)):
             _head(weight, head).zero_()
             _head(weight, head)[:, CONST] = vector[0, 0]
-        _head(attn.v_proj.weight, head).zero_()
-        _head(attn.v_proj.weight, head)[:, :CONTENT] = torch.eye(CONTENT)
-        columns = slice(head * CONTENT, (head + 1) * CONTENT)
-        attn.o_proj.weight[:, columns].zero_()
-        rows = slice((1 + head) * CONTENT, (2 + head) * CONTENT)
-        # Values come normalised to rms 1 over the hidden size; bring them back to unit content.
-        scale = math.sqrt(2.0 / model.config.hidden_size)
-        attn.o_proj.weight[rows, columns] = torch.eye(CONTENT) * scale
-    assert half * 2 == CONTENT
+        _copy_content(attn, head, _place(offset), 1.0)
 
 
 def _init_match_heads(model: Qwen3, generator: torch.Generator) -> None:
-    """Layer 1: heads 0, 1, 2 match the last token, the last two, the one before the last; all copy what followed."""
+    """Layer 1: each head looks where the last tokens stood before and copies what followed there.
+
+    A head's dimensions hold the sum of all compared tokens, each turned by a matrix of its own: the more of the last tokens
+    agree with those before a place, the higher its score.
+    """
     attn = _attention(model, 1)
     frequencies = rotary_frequencies(model.config)
-    slow = [
-        f for f in range(CONTENT // 2) if frequencies[f] < 3e-4
-    ]  # stand still over thousands of tokens
-    dims = [*slow, *(f + CONTENT // 2 for f in slow)]
+    # Pairs that stand still over thousands of tokens.
+    slow = [f for f in range(HEAD // 2) if frequencies[f] < 3e-4]
+    dims = torch.tensor([*slow, *(f + HEAD // 2 for f in slow)])
     _sharpen(attn)
-    scale = math.sqrt(4.0 / model.config.hidden_size)
-
-    def project(size: int) -> Tensor:
-        square: Tensor = torch.linalg.qr(torch.randn(CONTENT, size, generator=generator))[0]
-        return square.T
-
-    current, before, before2 = (slice(i * CONTENT, (i + 1) * CONTENT) for i in range(3))
-    for head, pairs in enumerate(
-        ([(current, before)], [(current, before), (before, before2)], [(before, before2)])
-    ):
+    for head, (shares, gain) in enumerate(MATCHES):
         _head(attn.q_proj.weight, head).zero_()
         _head(attn.k_proj.weight, head).zero_()
-        share = len(dims) // len(pairs)
-        for part, (query, key) in enumerate(pairs):
-            matrix = project(share)
-            rows = torch.tensor(dims[part * share : (part + 1) * share]) + head * CONTENT
-            attn.q_proj.weight[rows, query] = matrix
-            attn.k_proj.weight[rows, key] = matrix
-        _head(attn.v_proj.weight, head).zero_()
-        _head(attn.v_proj.weight, head)[:, :CONTENT] = torch.eye(CONTENT)
-        columns = slice(head * CONTENT, (head + 1) * CONTENT)
-        attn.o_proj.weight[:, columns].zero_()
-        attn.o_proj.weight[:CONTENT, columns] = torch.eye(CONTENT) * scale * (6.0, 8.0, 3.0)[head]
+        for back, share in enumerate(shares):
+            square = torch.linalg.qr(torch.randn(CONTENT, CONTENT, generator=generator))[0]
+            turn = square[: len(dims)] * math.sqrt(share)
+            attn.q_proj.weight[dims + head * HEAD, _place(back)] = turn
+            attn.k_proj.weight[dims + head * HEAD, _place(back + 1)] = turn
+        _copy_content(attn, head, _place(0), gain)
 
 
 def spelling_of(token: str) -> tuple[str, int]:

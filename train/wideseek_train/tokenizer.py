@@ -114,6 +114,7 @@ def _spellings(
                 merge(a + b, c)
                 merge(a, b + c)
     for mark in (
+        " ---",
         " |\n",
         " |",
         ".\n",
@@ -154,8 +155,11 @@ def build_tokenizer(stems: int = 1500, seed: int = 0) -> Tokenizer:
     words.update(dict.fromkeys((*lexicon.words, *lexicon.groups, *lexicon.adjectives), 25))
     words.update(
         {
-            word: 40
-            for word in "items unknown done nothing show search page subagent name find columns fact list".split()
+            word: 10_000
+            for word in (
+                "items unknown done nothing show search page subagent subtask question name find columns list next turn "
+                "access report none known"
+            ).split()
         }
     )
     for _ in range(30_000):

@@ -16,11 +16,8 @@ _BARE_PIPE = re.compile(r"(?<!\\)\|")
 _COUNTER = re.compile(r"#?\d{1,3}\.?")
 _COLUMNS = re.compile(r"\b(?:columns|facts):\s", re.IGNORECASE)
 _WITH = re.compile(r"\bwith\s", re.IGNORECASE)
-_LISTED = re.compile(r",|\band\b", re.IGNORECASE)
-_LETTER = re.compile(r"\([a-z]\)")
+_LISTED = re.compile(r",|\band\b|\([a-z]\)", re.IGNORECASE)
 _NAMES_END = re.compile(r"[.?!\n;:<]")
-_LETTERED_ROW = re.compile(r"\d+\. .+ \[a\] ")
-_LETTER_MARK = re.compile(r" \[[a-z]\] ")
 _RULE = frozenset("|-: ")
 
 
@@ -48,10 +45,9 @@ def without_counter(table: Table) -> Table:
 def partial_table(reports: Iterable[str], tasks: Iterable[str] = ()) -> Table | None:
     """The rows that reports hold, the first of each key kept; None if there are none.
 
-    A row is a line `a | b | c`, or one as the bundled model reports it: `3. a [a] b [b] c`. The
-    header is that of the first report that brings one, else "item" and the columns one of the
-    tasks asks for, if they fit, else "item", "value 1", "value 2" ... Small numbers that lead every
-    row and have no header are counters and are dropped.
+    A row is a line `a | b | c`. The header is that of the first report that brings one, else "item"
+    and the columns one of the tasks asks for, if they fit, else "item", "value 1", "value 2" ...
+    Small numbers that lead every row and have no header are counters and are dropped.
     """
     header: tuple[str, ...] = ()
     rows: dict[str, tuple[str, ...]] = {}
@@ -96,8 +92,6 @@ def _read_rows(report: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def _split(line: str) -> tuple[str, ...]:
-    if _LETTERED_ROW.match(line):
-        return tuple(_LETTER_MARK.split(line.split(". ", 1)[1]))
     cells = _BARE_PIPE.split(line.removeprefix("|").removesuffix("|"))[:MAX_COLUMNS]
     return tuple(cell.strip().replace("\\|", "|") for cell in cells)
 
@@ -112,10 +106,10 @@ def _make_header(tasks: Iterable[str], width: int) -> tuple[str, ...]:
 
 
 def wanted_columns(text: str) -> tuple[str, ...]:
-    """The columns a text asks for by "with A, B and C", "columns: A, B" or "facts: (a) A, (b) B"."""
+    """The columns a text asks for by "with A, B and C", "columns: A, B" or "facts: (a) A (b) B"."""
     starts = [found.end() for found in _COLUMNS.finditer(text)]
     starts = starts or [found.end() for found in _WITH.finditer(text)]
     if not starts:
         return ()
     names = _NAMES_END.split(text[starts[-1] :].strip(), maxsplit=1)[0]
-    return tuple(name.strip() for name in _LISTED.split(_LETTER.sub("", names)) if name.strip())
+    return tuple(name.strip() for name in _LISTED.split(names) if name.strip())

@@ -1,7 +1,7 @@
 """The scripted expert: how a careful team would work on a world, in the exact texts a model is trained on.
 
 Every pointer in these texts is an induction step: the token before a copied item also stands before its source. Items are
-numbered everywhere, facts carry letters, and a report line differs from the final table's row only in its separators.
+numbered everywhere, facts carry letters, and a report is the final table's row, so that the answer copies whole lines.
 """
 
 import asyncio
@@ -18,8 +18,7 @@ FACT_LETTERS = "abcdefgh"
 FAILED = "\nNothing to show: "  # what the English prompts say of a search or page that failed
 _WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]\s*$")
 _ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
-_ROW = re.compile(r"^(\d+)\. (.+? \[a\] .+)$", re.MULTILINE)
-_MARK = re.compile(r" \[[a-h]\] ")
+_ROW = re.compile(r"^\| (\d+) \| .+ \|$", re.MULTILINE)
 _HIT = re.compile(r"^\d+ (https://\S+)\n([^\n]*)", re.MULTILINE)
 
 
@@ -56,27 +55,25 @@ def _named_items(task: Task) -> dict[int, str]:
     return dict(enumerate(named, 1))
 
 
-def _lettered(facts: Sequence[str]) -> str:
-    """Facts marked "(a) capital (b) area", so that the next one is found by its letter."""
-    marked = (f"({letter}) {fact}" for letter, fact in zip(FACT_LETTERS, facts, strict=False))
-    return " ".join(marked) or "none"
+def _lettered(facts: Sequence[str]) -> list[str]:
+    """Facts marked "(a) capital", "(b) area", so that the next one is found by its letter."""
+    return [f"({letter}) {fact}" for letter, fact in zip(FACT_LETTERS, facts, strict=False)]
 
 
 def _plan(task: Task) -> str:
-    """The first thought: what is looked for, and which facts."""
+    """The first thought: what is looked for, and the columns, the facts among them lettered."""
     named = ", ".join(f"{k}. {name}" for k, name in _named_items(task).items())
-    lines = [f"find: {named or task.phrasing.span}", f"facts: {_lettered(task.phrasing.columns)}"]
-    if task.phrasing.key_header:
-        lines.insert(1, f"key: {task.phrasing.key_header}")
-    return "<think>\n" + "\n".join(lines) + "\n</think>\n\n"
+    key = task.phrasing.key_header or "name"
+    columns = " ".join((key, *_lettered(task.phrasing.columns)))
+    return f"<think>\nfind: {named or task.phrasing.span}\ncolumns: {columns}\n</think>\n\n"
 
 
 def _answer(task: Task, rows: dict[int, str]) -> str:
     if task.kind == "boxed":
-        return f"\\boxed{{{_MARK.split(rows[1])[-1] if rows else 'unknown'}}}"
+        return f"\\boxed{{{rows[1].split(' | ')[-1].removesuffix(' |') if rows else 'unknown'}}}"
     header = " | ".join(["#", *_columns(task)])
     rule = " | ".join(["---"] * (len(_columns(task)) + 1))
-    lines = [f"| {k} | {' | '.join(_MARK.split(rows[k]))} |" for k in sorted(rows)]
+    lines = [rows[k] for k in sorted(rows)]
     return "\n".join(["```markdown", f"| {header} |", f"| {rule} |", *lines, "```"])
 
 
@@ -92,11 +89,11 @@ class LeadExpert:
 
     def see(self, tool_text: str) -> None:
         self.hint = Hint.read(tool_text)
-        rows = {int(k): row for k, row in _ROW.findall(tool_text)}
+        rows = {int(found[1]): found[0] for found in _ROW.finditer(tool_text)}
         if not self.items:
             self.items = {int(k): name for k, name in _ITEM.findall(tool_text)}
             if len(self.task.columns) == 1:
-                rows = dict(self.items)
+                rows = {k: _row(k, name) for k, name in self.items.items()}
         self.rows |= rows
 
     def speak(self) -> str:
@@ -115,7 +112,7 @@ class LeadExpert:
         return thought + self._spawn(self._prompts(done + 1, last))
 
     def _prompts(self, first: int, last: int) -> list[str]:
-        facts = _lettered(self.task.phrasing.columns)
+        facts = " ".join(_lettered(self.task.phrasing.columns))
         return [f"{k}. {self.items[k]}: {facts}" for k in range(first, last + 1)]
 
     def _spawn(self, prompts: list[str]) -> str:
@@ -143,16 +140,21 @@ def _read_facts(task: Task, page: str, asked: Sequence[str]) -> list[tuple[str, 
     return found
 
 
-def _noted(facts: Sequence[tuple[str, str]]) -> str:
-    """What a page says, a line a fact: "(a) capital [a] Lima", the letter once for the label and once for the value."""
-    marked = zip(FACT_LETTERS, facts, strict=False)
-    return "\n".join(f" ({letter}) {label} [{letter}] {value}" for letter, (label, value) in marked)
+def _noted(number: int | str, name: str, facts: Sequence[tuple[str, str]]) -> str:
+    """What a page says, a line a fact, then all values in a line.
+
+    " (a) capital [a] Lima" has its letter once for the label and once for the value; the last line puts the cells of the row
+    side by side, "7. Peru [a] Lima [b] 1,285,220 km²", so that each step needs one look back only.
+    """
+    marked = list(zip(FACT_LETTERS, facts, strict=False))
+    lines = [f" ({letter}) {label} [{letter}] {value}" for letter, (label, value) in marked]
+    gathered = (f" [{letter}] {value}" for letter, (_, value) in marked)
+    return "\n".join((*lines, f"{number}. {name}{''.join(gathered)}"))
 
 
-def _row(name: str, facts: Sequence[tuple[str, str]]) -> str:
-    """A report line without its number: "Peru [a] Lima [b] 1,285,220 km²"."""
-    marked = zip(FACT_LETTERS, facts, strict=False)
-    return name + "".join(f" [{letter}] {value}" for letter, (_, value) in marked)
+def _row(number: int | str, name: str, facts: Sequence[tuple[str, str]] = ()) -> str:
+    """A row as the final table will hold it: "| 7 | Peru | Lima | 1,285,220 km² |"."""
+    return f"| {' | '.join((str(number), name, *(value for _, value in facts)))} |"
 
 
 class SubExpert:
@@ -184,8 +186,8 @@ class SubExpert:
             at = re.search(r"^items: \d+$", page, re.MULTILINE)
             return page[at.start() :] if at else "no list found"
         facts = _read_facts(self.task, page, self.task.phrasing.columns)
-        thought = _noted(facts)
-        return f"<think>\n{thought}\n</think>\n\n{number}. {_row(name, facts)}"
+        thought = _noted(number, name, facts)
+        return f"<think>\n{thought}\n</think>\n\n{_row(number, name, facts)}"
 
 
 class SingleExpert:
@@ -228,12 +230,12 @@ class SingleExpert:
         if listing:
             self.items = {int(k): item for k, item in _ITEM.findall(self.last)}
             if len(self.task.columns) == 1:
-                self.rows = dict(self.items)
+                self.rows = {k: _row(k, item) for k, item in self.items.items()}
         else:
             k = len(self.rows) + 1
             facts = _read_facts(self.task, self.last, self.task.phrasing.columns)
-            self.rows[k] = _row(name, facts)
-            thought = f"{_noted(facts)}\n{k}. {self.rows[k]}\n"
+            self.rows[k] = _row(k, name, facts)
+            thought = f"{_noted(k, name, facts)}\n{self.rows[k]}\n"
         total, done = len(self.items), len(self.rows)
         if done >= total or self.hint.turn >= self.hint.turns - 1:
             return f"<think>\n{thought}items: {total}, done\n</think>\n\n{_answer(self.task, self.rows)}"

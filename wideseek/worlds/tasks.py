@@ -16,6 +16,11 @@ from wideseek.worlds.values import draw_value
 
 Kind = Literal["table", "boxed"]
 _SITE = "https://atlas.wideseek/"
+_MADE_UP_RELATIONS = (
+    "{p} {x} in {r}", "{p} {x} by {r}", "{p} {x} {r}", "{p} that {x} {r}", "{p} {x} {w}", "{p} {x} {a} {w}",
+    "{p} who {x} {r}", "{p} {x} from {g} {n}", "{p} {x} since {y}", "{x} {p} of {r}", "{x} {p} in {r}",
+    "{p} where {w} is {x}", "{p} {x} than {n} {w}",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class _World:
                 ("year", "year"),
                 ("number", "integer"),
                 ("name", "name"),
-                ("of", "name"),
+                ("rank", "integer"),
                 ("share", "decimal"),
             )
         )
@@ -133,6 +138,9 @@ class _World:
         """What a list is about, as in "castles in Morlen"."""
         rng = self.rng
         relation = rng.choice(self.lexicon.relations)
+        if self.split == "train" and rng.random() < 0.2:
+            # No word of it is known, so that where it ends must be told by its shape.
+            relation = rng.choice(_MADE_UP_RELATIONS).replace("{x}", self._long_word())
         return relation.format(
             p=kinds,
             r=place,
@@ -263,7 +271,7 @@ def _table_task(name: str, world: _World, lists: list[_List], asked: list[Attrib
     rng, target = world.rng, lists[0]
     words = tuple(_asked_form(attribute, rng, narrow=False) for attribute in asked)
     chosen = target.entities
-    if words and len(chosen) <= 12 and rng.random() < 0.08:
+    if words and len(chosen) <= 12 and rng.random() < 0.13:
         chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
         phrasing = ask_entities(tuple(e.name for e in chosen), words, world.split, rng)
     else:
