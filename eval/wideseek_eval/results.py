@@ -7,9 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wideseek.grading.failure import Failure
+from wideseek.grading.qa import QAScore
 from wideseek.grading.table import TableScore
+from wideseek.grading.widesearch_figures import Figures
 from wideseek.runs.events import Event, EventType
+from wideseek_eval.grade import Grade, WideScore
 from wideseek_eval.suites import EvalTask
 
 
@@ -17,8 +19,9 @@ from wideseek_eval.suites import EvalTask
 class Record:
     """What one trial at one task came to.
 
-    rows: of the gold, 0 for a boxed question. answered: the text held a table, or a box, to grade.
-    Exactly one of score and failure is set. agent_ends and tool_outcomes count by name.
+    rows: of the gold, 0 without a table. answered, score, wide, qa, judged and failure are those of
+    its Grade; all but the first are None in a trial that is not graded. agent_ends and
+    tool_outcomes count by name.
     """
 
     task: str
@@ -36,23 +39,37 @@ class Record:
     seconds: float
     agent_ends: dict[str, int]
     tool_outcomes: dict[str, int]
+    group: str = ""
+    qa: QAScore | None = None
+    judged: bool | None = None
+    wide: WideScore | None = None
+
+    @property
+    def is_table_score(self) -> bool:
+        """Whether a table was scored, by exact rules or as WideSearch does."""
+        return self.score is not None or self.wide is not None
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
         """Reads what `json.dumps(asdict(record))` wrote. ValueError for anything else."""
         try:
             fields = json.loads(line)
-            score = fields["score"]
-            return cls(**{**fields, "score": None if score is None else TableScore(**score)})
+            score, qa = fields["score"], fields.get("qa")
+            fields["score"] = None if score is None else TableScore(**score)
+            fields["qa"] = None if qa is None else QAScore(**qa)
+            if (wide := fields.get("wide")) is not None:
+                for name in ("official", "corrected"):
+                    wide[name] = None if wide[name] is None else Figures(**wide[name])
+                fields["wide"] = WideScore(**wide)
+            return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a result, {error}") from None
 
 
-def grade_run(task: EvalTask, trial: int, run: str, events: list[Event]) -> Record:
-    """The Record of a run that ended, from its events alone."""
+def record_run(task: EvalTask, trial: int, run: str, events: list[Event], grade: Grade) -> Record:
+    """The Record of a run that ended: what its events tell, and its grade."""
     end = events[-1].data
     usage: dict[str, Any] = end["usage"]
-    answered, score = task.grade(end["answer"])
     states = (event.data for event in events if event.type is EventType.AGENT_STATE)
     results = (event.data for event in events if event.type is EventType.TOOL_RESULT)
     spawned = (event.data for event in events if event.type is EventType.AGENT_SPAWNED)
@@ -62,9 +79,9 @@ def grade_run(task: EvalTask, trial: int, run: str, events: list[Event]) -> Reco
         run=run,
         kind=task.kind,
         rows=len(task.rows),
-        answered=answered,
-        score=None if isinstance(score, Failure) else score,
-        failure=score.kind.value if isinstance(score, Failure) else None,
+        answered=grade.answered,
+        score=grade.score,
+        failure=grade.failure,
         stop_reason=end["stop_reason"],
         subagents=sum(data["role"] == "sub" for data in spawned),
         tokens=usage["prompt_tokens"] + usage["completion_tokens"],
@@ -72,37 +89,60 @@ def grade_run(task: EvalTask, trial: int, run: str, events: list[Event]) -> Reco
         seconds=usage["seconds"],
         agent_ends=dict(Counter(str(data["end"]) for data in states if "end" in data)),
         tool_outcomes=dict(Counter(f"{data['name']} {data['status']}" for data in results)),
+        group=task.group,
+        qa=grade.qa,
+        judged=grade.judged,
+        wide=grade.wide,
     )
 
 
 class Results:
     """The trials of one evaluation: finished ones are read back, new ones appended.
 
-    `config` is what all results of a folder have in common. ValueError for a folder that holds
-    results of another config, or any results at all without `resume`.
+    `config` is what all results of a folder have in common. ValueError for a folder that was begun
+    with another config, or begun at all without `resume`. `anew` drops the results that are there:
+    the runs they came from stay, and are graded once more.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], *, resume: bool, anew: bool = False
+    ) -> None:
         self.folder = folder
         self.path = folder / "results.jsonl"
+        self.runs = folder / "runs"
         self.records: dict[tuple[str, int], Record] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and not resume:
+        begun = self.runs.exists() or (self.path.exists() and self.path.stat().st_size > 0)
+        if begun and not resume:
             raise ValueError(f"{folder} holds results already: take another or --resume")
+        graded = self.path.exists() and self.path.stat().st_size > 0 and not anew
+        kept = self._check_config(config, begun=begun, graded=graded)
+        if anew:  # before the config names another judge, whose these results would seem to be
+            self.path.unlink(missing_ok=True)
+        self._keep_config(kept)
         self._read_back()
-        self._check_config(folder / "config.json", config)
         self._file = self.path.open("ab", buffering=0)
 
-    def _check_config(self, path: Path, config: dict[str, Any]) -> None:
+    def _check_config(self, config: dict[str, Any], *, begun: bool, graded: bool) -> dict[str, Any]:
+        """The config as JSON; ValueError if it is another one.
+
+        Another judge is refused only where results of the first are kept.
+        """
         config = json.loads(json.dumps(config))
-        if self.records and path.exists():
+        path = self.folder / "config.json"
+        if begun and path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            odd = [name for name in config if before.get(name) != config[name]]
+            names = [name for name in config if graded or name != "judge"]
+            odd = [name for name in names if before.get(name) != config[name]]
             if odd:
                 told = ", ".join(
                     f"{name} {before.get(name)!r} not {config[name]!r}" for name in odd
                 )
-                raise ValueError(f"{path.parent} was begun with {told}")
+                raise ValueError(f"{self.folder} was begun with {told}")
+        return config
+
+    def _keep_config(self, config: dict[str, Any]) -> None:
+        path = self.folder / "config.json"
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)

@@ -1,16 +1,22 @@
-"""The questions of a suite: worlds drawn from seeds, or a file over the bundled corpus."""
+"""The questions of a suite: worlds drawn from seeds, questions over the bundled corpus, or
+published sets. Where a task comes from also says how its answer is graded."""
 
+import csv
+import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from wideseek.grading.answer import Table, extract_final_answer
+from wideseek.grading.datasets import DatasetRow, find_qa_files, read_dataset
 from wideseek.grading.failure import Failure
+from wideseek.grading.qa import QAScore, score_answer, tagged_answer
 from wideseek.grading.table import TableScore, score_boxed, score_table
+from wideseek.grading.widesearch_pairs import Evaluation, read_evaluation
 from wideseek.tools.corpus import Corpus
 from wideseek.worlds.tasks import make_task
 
@@ -18,35 +24,46 @@ ATLAS = Path(__file__).parents[1] / "atlas" / "questions.jsonl"
 WORLD_ROWS = ((3, 10), (11, 30))
 """Widths of worlds unless one is asked for, taken in turn."""
 
+OpenCorpus = Callable[[], Corpus]
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,55}", re.ASCII)
+_ID_RULE = "letters, digits, - and _, 56 at most"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalTask:
     """One question, what is right, and where it can be looked up.
 
-    columns [C] and rows [R][C] hold the gold table, columns[0] its key; empty for a boxed question,
-    whose `answers` are all right. `aliases` are other headers for a column.
+    columns [C] and rows [R][C] hold the gold table, `key` the columns its rows are told apart by;
+    `aliases` are other headers for a column. Without a table `answers` are all right: "boxed"
+    counts them like a cell, "qa" as the question-answering sets do. group: the part of the suite.
+    A table with an evaluation is scored against the text `gold_csv` as WideSearch does it.
     """
 
     id: str
     question: str
-    kind: Literal["table", "boxed"]
-    open_corpus: Callable[[], Corpus]
+    kind: Literal["table", "boxed", "qa"]
+    open_corpus: OpenCorpus
+    group: str = ""
     columns: tuple[str, ...] = ()
-    key: str = ""
+    key: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     answers: tuple[str, ...] = ()
     aliases: dict[str, list[str]] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    gold_csv: str = ""
 
-    def grade(self, text: str) -> tuple[bool, TableScore | Failure]:
-        """Whether `text` holds an answer of the right kind, and what it scores."""
+    def grade(self, text: str) -> tuple[bool, TableScore | QAScore | Failure]:
+        """Whether `text` holds an answer of the right kind, and what it scores by exact rules."""
+        if self.kind == "table":
+            table = extract_final_answer(text, "table")
+            gold = Table(self.columns, self.rows)
+            return table is not None, score_table(table, gold, self.key, self.aliases)
+        phrase = extract_final_answer(text, "boxed")
         if self.kind == "boxed":
-            box = extract_final_answer(text, "boxed")
-            return box is not None, score_boxed(box, self.answers)
-        table = extract_final_answer(text, "table")
-        gold = Table(self.columns, self.rows)
-        return table is not None, score_table(table, gold, [self.key], self.aliases)
+            return phrase is not None, score_boxed(phrase, self.answers)
+        phrase = tagged_answer(text) if phrase is None else phrase
+        return phrase is not None, score_answer(phrase, self.answers)
 
 
 def draw_worlds(
@@ -64,7 +81,7 @@ def draw_worlds(
                 kind=world.kind,
                 open_corpus=partial(Corpus.from_pages, world.pages),
                 columns=world.columns,
-                key=world.key,
+                key=(world.key,) if world.key else (),
                 rows=world.rows,
                 answers=() if world.answer is None else (world.answer,),
                 aliases=world.aliases,
@@ -73,20 +90,98 @@ def draw_worlds(
     return tasks
 
 
-def read_questions(path: Path, rows: tuple[int, int] | None = None) -> list[EvalTask]:
-    """The questions of a .jsonl file over the bundled corpus, all or the tables of `rows` items.
+def open_corpus_of(path: Path | None) -> OpenCorpus:
+    """A corpus file, or the bundled corpus, read when it is first needed and then kept."""
+    return cache(partial(Corpus.load, path))
+
+
+def read_file(path: Path, rows: tuple[int, int] | None, open_corpus: OpenCorpus) -> list[EvalTask]:
+    """The questions of a file in the atlas's schema or in a published one, told apart by fields."""
+    if path.suffix == ".jsonl":
+        first = next(iter(_lines(path)), (0, ""))[1]
+        if '"kind"' in first:
+            return read_questions(path, rows, open_corpus)
+    return dataset_tasks(read_dataset(path), open_corpus, rows=rows, source=str(path))
+
+
+def read_qa(place: Path, open_corpus: OpenCorpus) -> list[EvalTask]:
+    """One question-answering file, or all sets of a folder, each a group of its own."""
+    if place.is_file():
+        return dataset_tasks(read_dataset(place, "qa"), open_corpus, source=str(place))
+    return [
+        task
+        for name, path in find_qa_files(place).items()
+        for task in dataset_tasks(read_dataset(path, "qa"), open_corpus, name, source=str(path))
+    ]
+
+
+def dataset_tasks(
+    rows_read: Iterable[DatasetRow],
+    open_corpus: OpenCorpus,
+    group: str | None = None,
+    *,
+    rows: tuple[int, int] | None = None,
+    source: str,
+) -> list[EvalTask]:
+    """Tasks of published rows, by default grouped by language; `source` is named in a ValueError.
+
+    A group stands before the ids of its tasks. Tables whose rows say how WideSearch scores them,
+    column by column, are scored so; others by exact rules.
+    """
+    tasks: dict[str, EvalTask] = {}
+    for row in rows_read:
+        name = row.id if group is None else f"{group}-{row.id}"
+        if not _ID.fullmatch(name):
+            raise ValueError(f"{source}: instance_id must be {_ID_RULE}, not {name!r}")
+        if name in tasks:
+            raise ValueError(f"{source}: instance_id {name!r} is used twice")
+        gold, key = (row.gold_table() if row.is_table else None) or (Table((), ()), ())
+        evaluation = _evaluation_of(row, f"{source}: {name}")
+        tasks[name] = EvalTask(
+            id=name,
+            question=row.question,
+            kind="table" if row.is_table else "qa",
+            open_corpus=open_corpus,
+            group=row.language if group is None else group,
+            columns=gold.columns,
+            key=key,
+            rows=gold.rows,
+            answers=() if row.is_table else row.answers,
+            evaluation=evaluation,
+            gold_csv=_gold_csv(row, gold) if evaluation else "",
+        )
+    return [task for task in tasks.values() if rows is None or _within(task, rows)]
+
+
+def _evaluation_of(row: DatasetRow, where: str) -> Evaluation | None:
+    """How the official scorer goes about a table; None where the row does not tell it."""
+    if not row.is_table or not row.evaluation or not row.evaluation.get("eval_pipeline"):
+        return None
+    try:
+        return read_evaluation(row.evaluation)
+    except ValueError as error:
+        raise ValueError(f"{where}: evaluation: {error}") from None
+
+
+def _gold_csv(row: DatasetRow, gold: Table) -> str:
+    """The gold file of a row, or its gold table written as one."""
+    if row.gold_csv is not None:
+        return row.gold_csv
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([gold.columns, *gold.rows])
+    return text.getvalue()
+
+
+def read_questions(
+    path: Path, rows: tuple[int, int] | None = None, open_corpus: OpenCorpus | None = None
+) -> list[EvalTask]:
+    """The questions of a .jsonl file in the atlas's schema, all or the tables of `rows` items.
 
     ValueError names the file and line of what is missing, doubled or malformed.
     """
-    open_corpus = cache(Corpus.load)
+    open_corpus = open_corpus or open_corpus_of(None)
     tasks: dict[str, EvalTask] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in _lines(path):
         try:
             task = _read_question(json.loads(line), open_corpus)
             if task.id in tasks:
@@ -98,9 +193,18 @@ def read_questions(path: Path, rows: tuple[int, int] | None = None) -> list[Eval
     return [task for task in tasks.values() if rows is None or _within(task, rows)]
 
 
-def _read_question(record: dict[str, Any], open_corpus: Callable[[], Corpus]) -> EvalTask:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines that are not blank."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _read_question(record: dict[str, Any], open_corpus: OpenCorpus) -> EvalTask:
     if not _ID.fullmatch(record["id"]):
-        raise ValueError(f"id must be letters, digits, - and _, 56 at most, not {record['id']!r}")
+        raise ValueError(f"id must be {_ID_RULE}, not {record['id']!r}")
     if not record["question"].strip():
         raise ValueError("question must not be empty")
     if record["kind"] == "boxed":
@@ -125,7 +229,7 @@ def _read_question(record: dict[str, Any], open_corpus: Callable[[], Corpus]) ->
         kind="table",
         open_corpus=open_corpus,
         columns=columns,
-        key=record["key"],
+        key=(record["key"],),
         rows=Table(columns, rows).rows,
         aliases=record.get("aliases") or {},
     )

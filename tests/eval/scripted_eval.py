@@ -1,24 +1,15 @@
-"""An evaluation of worlds on a script instead of a model.
-
-As a program (python tests/eval/scripted_eval.py FOLDER SECONDS) it takes SECONDS over each reply,
-so that it can be killed in the middle.
-"""
+"""An evaluation of worlds on a script instead of a model."""
 
 import asyncio
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-if __name__ == "__main__":
-    root = Path(__file__).parents[2]
-    sys.path[:0] = [str(root), str(root / "eval")]
 
 from wideseek_eval.results import Record, Results
 from wideseek_eval.run import Settings, run_trials
 from wideseek_eval.suites import EvalTask, draw_worlds
 
-from tests.agents.scripted import Cast, Said, Talk
+from tests.agents.scripted import Cast, Said, Talk, search, spawn
 from wideseek.generation import Dialogue, Message, ModelFailure, ModelFailureKind, ToolSchema
 
 SETTINGS = Settings(workflow="team", width=10, temperature=0.0, max_seconds=60.0, seed=0)
@@ -52,6 +43,24 @@ class ScriptedModel:
         pass
 
 
+class ScriptedTeam(ScriptedModel):
+    """Two subagents search once and report; then the lead answers, right or not as its seed has it.
+
+    `asked` counts the leads' answers.
+    """
+
+    async def _speak(self, talk: Talk) -> Said:
+        await asyncio.sleep(self._seconds)
+        if "Look for" in talk.user:
+            return search("the list") if talk.turn == 1 else "I found a list."
+        if talk.turn == 1:
+            return spawn("Look for one half.", "Look for the other.")
+        task = next(task for task in self._tasks if talk.user.startswith(task.question))
+        self.asked.append(task.id)
+        seed = talk.samplings[-1].seed
+        return right(task) if seed is not None and seed % 3 else uneven(task)
+
+
 def fenced(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "```markdown\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n```"
@@ -78,16 +87,13 @@ async def run_worlds(
     answer: Callable[[EvalTask], Said] = uneven,
     seconds: float = 0.0,
     settings: Settings = SETTINGS,
+    cast: type[ScriptedModel] = ScriptedModel,
 ) -> tuple[list[Record], ScriptedModel, int]:
     """Evaluate in `folder`: the records, the model with what it was asked, trials left undone."""
     tasks = draw_worlds("test", count, 0, None)
-    model = ScriptedModel(tasks, answer, seconds)
+    model = cast(tasks, answer, seconds)
     with Results(folder, {"suite": "worlds"}, resume=True) as results:
         undone = await run_trials(
             tasks, trials, model, settings, results, concurrency=3, show=lambda record: None
         )
     return list(results.records.values()), model, undone
-
-
-if __name__ == "__main__":
-    asyncio.run(run_worlds(Path(sys.argv[1]), seconds=float(sys.argv[2])))

@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from wideseek_eval.report import bootstrap_mean, provenance, render, row_bucket, summarise
+from wideseek_eval.bootstrap import bootstrap_mean
+from wideseek_eval.provenance import provenance
+from wideseek_eval.report import render, row_bucket, summarise
 from wideseek_eval.results import Record
+from wideseek_eval.trace import AgentCost, Trace
 
 from tests.eval.test_eval_run import RECORD, SCORE
+from wideseek.grading.qa import QAScore
 
 PERFECT = replace(SCORE, item_f1=1.0, row_f1=1.0, success=True)
 
@@ -91,3 +95,51 @@ def test_the_text_shows_every_group_and_never_a_made_up_number() -> None:
 def test_a_number_carries_where_it_comes_from() -> None:
     told = provenance()
     assert {"commit", "date", "python", "versions"} == told.keys()
+
+
+def test_the_best_of_trials_is_taken_within_each_task() -> None:
+    records = [record("a", 0, True), record("a", 1), record("b", 0), record("b", 1)]
+    summary = summarise(records, seed=0)
+    assert summary["k"] == 2 and summary["all"]["short"] == 0
+    assert summary["all"]["item_f1"]["mean"] == 0.625
+    assert summary["all"]["best"]["item_f1"]["mean"] == 0.75
+    assert summary["all"]["success"]["mean"] == 0.25
+    assert summary["all"]["best"]["success"]["mean"] == 0.5, "Pass@k"
+    assert "best of 2          2  0.750" not in render(summary)
+    assert "best of 2      tasks" in render(summary)
+    assert summarise(records[:3], seed=0)["all"]["short"] == 1
+
+
+def test_phrases_are_a_block_of_their_own() -> None:
+    qa = QAScore(em=False, sub_em=True, cover_em=True, f1=0.5)
+    answer = replace(RECORD, task="q", score=None, qa=qa, judged=True, group="NQ", rows=0)
+    summary = summarise([record("a", right=True), answer], seed=0)
+    assert summary["all"]["tasks"] == 1 and "f1" not in summary["all"]
+    assert summary["qa_by_group"]["NQ"]["f1"]["mean"] == 0.5
+    assert summary["qa"]["judged"]["mean"] == 1.0
+    assert "NQ                 1  0.000 [0.000, 0.000]" in render(summary)
+
+
+def trace(**other: object) -> Trace:
+    agents = (AgentCost("lead", 100, 0, 3.0), AgentCost("sub", 40, 2, 1.0))
+    given: dict[str, object] = dict(
+        language="en", agents=agents, fetches={"access": (3, 4)}, blocked=0, canaries=0
+    )
+    return Trace(**(given | other))  # type: ignore[arg-type]
+
+
+def test_trials_that_read_a_canary_are_told_and_left_out_beside() -> None:
+    records = [record("a", right=True), record("b")]
+    traces = {("a", 0): trace(canaries=1, language="zh"), ("b", 0): trace(blocked=2)}
+    summary = summarise(records, 0, traces)
+    found = summary["contamination"]
+    assert found["trials_flagged"] == ["a-t0"] and found["calls_blocked"] == 2
+    assert summary["all"]["item_f1"]["mean"] == 0.75, "nothing is dropped in silence"
+    assert found["all_without_flagged"]["item_f1"]["mean"] == 0.5
+    assert summary["by_language"]["zh"]["item_f1"]["mean"] == 1.0
+    assert summary["fetches"]["access"] == {"succeeded": 6, "tried": 8}
+    text = render(summary)
+    assert "access 75.0% (6 of 8)" in text
+    assert "2 calls kept from benchmark pages, 1 texts with a canary read in 1 of 2 trials" in text
+    assert "a sub agent on average: 40 tokens, 2.0 tool calls, 1.0 s" in text
+    assert "contamination: not measured" in render(summarise(records, 0))

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,6 @@ import pytest
 from wideseek_eval.results import Record, Results
 from wideseek_eval.suites import EvalTask
 
-from tests.eval import scripted_eval
 from tests.eval.scripted_eval import OUTAGE, SETTINGS, fenced, right, run_worlds
 from wideseek.grading.table import TableScore
 from wideseek.runs.log import read_events
@@ -110,33 +106,6 @@ def test_a_run_cut_short_is_done_anew(tmp_path: Path) -> None:
     after, model, _ = asyncio.run(run_worlds(tmp_path, 4, 1))
     assert model.asked == [last["task"]]
     assert timeless(after) == timeless(before)
-
-
-def test_kill_and_rerun_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
-    undisturbed, _, _ = asyncio.run(run_worlds(tmp_path / "calm"))
-    folder = tmp_path / "killed"
-    path = folder / "results.jsonl"
-    kept = b""
-    for wanted in (1, 4):
-        program = subprocess.Popen([sys.executable, scripted_eval.__file__, str(folder), "0.3"])
-        while program.poll() is None and (
-            not path.exists() or path.read_bytes().count(b"\n") < wanted
-        ):
-            time.sleep(0.02)
-        assert program.poll() is None, "it ended before it could be killed"
-        program.kill()
-        program.wait()
-        assert path.read_bytes().startswith(kept)
-        kept = path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1]
-    finished = kept.count(b"\n")
-    assert 4 <= finished < 12
-    records, model, undone = asyncio.run(run_worlds(folder))
-    assert undone == 0 and timeless(records) == timeless(undisturbed)
-    assert len(model.asked) <= 12 - finished
-    lines = path.read_bytes().splitlines()
-    assert path.read_bytes().startswith(kept) and len(lines) == 12
-    trials = [(record["task"], record["trial"]) for record in map(json.loads, lines)]
-    assert len(set(trials)) == 12
 
 
 SCORE = TableScore(

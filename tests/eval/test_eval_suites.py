@@ -1,6 +1,5 @@
 """Suites and flags: what can be asked, and one clear line for what cannot."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,17 +9,6 @@ from wideseek_eval.suites import ATLAS, draw_worlds, read_questions
 
 from tests.eval.scripted_eval import ScriptedModel, fenced, right
 from wideseek.grading.table import TableScore
-
-MAIN = Path(__file__).parents[2] / "eval" / "main.py"
-
-
-@pytest.fixture(scope="module")
-def main() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("eval_main", MAIN)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_worlds_depend_on_the_seed_and_have_their_own_pages() -> None:
@@ -128,6 +116,11 @@ def test_doubled_ids_and_unreadable_files_are_refused(tmp_path: Path) -> None:
         ["worlds", "--rows", "0-3"],
         ["worlds", "--temperature", "-1"],
         ["worlds", "--file", "x.jsonl"],
+        ["worlds", "--corpus", "x.sqlite"],
+        ["questions.xlsx"],
+        ["questions.jsonl", "--file", "x.jsonl"],
+        ["atlas", "--score-only"],
+        ["atlas", "--score-only", "--predict-only", "--output-dir", "x"],
         ["worlds", "--max-seconds", "0"],
     ],
 )

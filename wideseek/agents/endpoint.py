@@ -290,10 +290,6 @@ class EndpointDialogue:
         return math.ceil(_num_bytes(messages) / self._bytes_per_token)
 
 
-def _unreached(kind: ModelFailureKind, message: str) -> Refusal:
-    return Refusal(kind=kind, message=message, status=0, temporary=True)
-
-
 def normalise_base_url(base_url: str) -> str:
     """The URL with its API version, without a trailing slash; ValueError if not http(s)."""
     try:
