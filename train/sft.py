@@ -12,9 +12,11 @@ import sys
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 
 import numpy as np
 import torch
@@ -49,7 +51,7 @@ class SftConfig:
     plans: int = 12  # first turns of leads after each rollout
     learning_rate: float = 2.2e-3
     warmup_steps: int = 60
-    decay_share: float = 0.3  # last share of the steps over which the rate falls to a fiftieth
+    decay_share: float = 0.75  # last share of the steps over which the rate falls to a fiftieth
     read_weight: float = 0.1  # loss weight of tokens the agent only reads
     weight_decay: float = 0.01
     seed: int = 0
@@ -65,7 +67,17 @@ def stream(config: SftConfig, folder: Path, seed: int, queue: "Queue[Example]") 
         queue.put(example)
 
 
-def draw_batch(queue: "Queue[Example]", carry: list[Example], budget: int) -> list[Example]:
+def next_example(queue: "Queue[Example]", producer: BaseProcess) -> Example:
+    """RuntimeError when the producer is gone, instead of waiting for ever."""
+    while True:
+        try:
+            return queue.get(timeout=20)
+        except Empty:
+            if not producer.is_alive():
+                raise RuntimeError("the process that makes examples has died") from None
+
+
+def draw_batch(draw: Callable[[], Example], carry: list[Example], budget: int) -> list[Example]:
     """Examples worth `budget` short tokens of time; the one that did not fit waits in `carry`.
 
     Attention makes a token of a long example dearer (twice at 3,300 tokens here); ranks wait for the slowest.
@@ -73,7 +85,7 @@ def draw_batch(queue: "Queue[Example]", carry: list[Example], budget: int) -> li
     batch: list[Example] = []
     used = 0.0
     while True:
-        example = carry.pop() if carry else queue.get()
+        example = carry.pop() if carry else draw()
         used += len(example.token_ids) * (1 + len(example.token_ids) / 3300)
         if batch and used > budget:
             carry.append(example)
@@ -84,7 +96,7 @@ def draw_batch(queue: "Queue[Example]", carry: list[Example], budget: int) -> li
 def batch_loss(
     model: Qwen3, batch: list[Example], read_weight: float, rng: torch.Generator
 ) -> tuple[torch.Tensor, dict[str, list[float]]]:
-    """Mean next-token loss over what was said, plus what was read at `read_weight`; and said loss by role.
+    """Next-token loss over what was said, plus what was read at `read_weight`; and said loss by role.
 
     Read tokens are sampled at rate `read_weight` instead of being weighted: same mean, fewer logits.
     """
@@ -215,11 +227,13 @@ def main() -> None:
     carry: list[Example] = []
     losses: dict[str, list[float]] = defaultdict(list)
     tokens, began = 0, time.monotonic()
+    if rank == 0:
+        (out / "sft_log.jsonl").write_text("")
     for step in range(config.steps):
         rate = rate_at(step, config)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group["initial_lr"]
-        batch = draw_batch(queue, carry, config.tokens_per_step)
+        batch = draw_batch(lambda: next_example(queue, producer), carry, config.tokens_per_step)
         loss, by_role = batch_loss(model, batch, config.read_weight, rng)
         loss.backward()
         if ranks > 1:
@@ -246,7 +260,11 @@ def main() -> None:
     producer.terminate()
     if rank == 0:
         save_model(model, out, torch.bfloat16)
-        record = asdict(config) | {"tokens": tokens, "ranks": ranks}
+        record = asdict(config) | {
+            "tokens": tokens,
+            "ranks": ranks,
+            "model": model.config.to_dict(),
+        }
         (out / "sft.json").write_text(json.dumps(record, indent=2) + "\n")
     if ranks > 1:
         dist.destroy_process_group()

@@ -144,6 +144,27 @@ def test_a_full_context_is_a_failure_and_calls_no_model(renderer: Renderer, room
     assert generate.calls == [] and dialogue.num_tokens == num_first
 
 
+def test_a_model_that_breaks_is_a_failure_and_may_be_asked_again(renderer: Renderer) -> None:
+    script = Script((renderer.encode("a"), "stop"))
+    broken = True
+
+    async def generate(
+        token_ids: Sequence[int], sampling: Sampling, cancel: asyncio.Event | None = None
+    ) -> Completion:
+        if broken:
+            raise RuntimeError("a step of the engine failed: NaN")
+        return await script(token_ids, sampling, cancel)
+
+    dialogue = TokenDialogue(renderer, generate, START, max_model_len=500)
+    before = dialogue.token_ids
+    assert asyncio.run(dialogue.reply(Sampling())) == ModelFailure(
+        kind=ModelFailureKind.UNAVAILABLE, detail="a step of the engine failed: NaN"
+    )
+    assert dialogue.token_ids == before
+    broken = False
+    assert reply(dialogue).text == "a"
+
+
 def test_cancel_is_handed_on(renderer: Renderer) -> None:
     async def run() -> None:
         cancel = asyncio.Event()

@@ -187,11 +187,10 @@ def test_generation_marks_change_nothing(write_folder: WriteFolder) -> None:
     assert Renderer.load(write_folder(marked)).first(OPENING) == expected
 
 
-def test_decode_keeps_or_skips_special_tokens(write_folder: WriteFolder) -> None:
+def test_decode_keeps_special_tokens(write_folder: WriteFolder) -> None:
     renderer = Renderer.load(write_folder(MINI_TEMPLATE))
     ids = renderer.encode("<think>\nso\n</think>é<|im_end|>")
     assert renderer.decode(ids) == "<think>\nso\n</think>é<|im_end|>"
-    assert renderer.decode(ids, skip_special=True) == "<think>\nso\n</think>é"
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,7 @@ CAPITALISED = re.compile(r"\b[^\W\d_][\w'’-]+")
 def names_of(task: Task) -> set[str]:
     """Titles of a world's entity pages, lower case."""
     return {
-        page.title.lower()
-        for page in task.pages
-        if "\nNothing" not in page.text and not re.search(r"^items: \d+$", page.text, re.M)
+        page.title.lower() for page in task.pages if not re.search(r"^items: \d+$", page.text, re.M)
     }
 
 

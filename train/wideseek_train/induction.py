@@ -1,8 +1,8 @@
 """Start weights from which copying works at step 0; the network stays a plain Qwen3.
 
-Layer 0 holds previous-token heads (offsets 1 and 2) that write the content of the token before, and of the one before that,
-into subspaces of their own. Layer 1 holds match heads: where the last one or two tokens occurred before, copy the token that
-followed (Olsson et al. 2022, "In-context learning and induction heads"). Everything else starts small.
+Layer 0 holds previous-token heads that write the contents of the four tokens before into subspaces of their own. Layer 1
+holds match heads: where the last tokens stood before, copy the token that followed, the longest match first (Olsson et al.
+2022, "In-context learning and induction heads", for one token). Everything else starts small.
 """
 
 import math
@@ -32,7 +32,7 @@ MATCHES = (((0.40, 0.27, 0.20, 0.13), 10.0), ((0.6, 0.4), 4.0), ((0.0, 0.6, 0.4)
 def init_induction(model: Qwen3, seed: int, stems: list[tuple[int, int]]) -> None:
     """Overwrite `model`'s weights. `stems[v]` = (stem id, spelling) of token v: spellings of a stem start as near copies.
 
-    Needs qk-norm, a tied head, as many key heads as query heads, at least 4 of them, head_dim 64 and hidden >= 193.
+    Needs qk-norm, a tied head, as many key heads as query heads, at least 4 of them, head_dim 64 and hidden > 280.
     ValueError otherwise.
     """
     config = model.config

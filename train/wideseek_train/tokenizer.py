@@ -32,7 +32,6 @@ _TAGS = (
 )
 # Letters with their marks, then runs of up to three digits, then marks with the line breaks that follow them, then spaces.
 _PATTERN = r" ?[\p{L}\p{M}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s"
-_MARKED_LETTERS = "áàâãäåāçčđéèêëěğíìîïīñńóòôõöøōšşúùûüūýžłæßı²³°€£–’·"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message.role + '\\n' + message.content }}"

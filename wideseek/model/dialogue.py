@@ -69,15 +69,15 @@ class TokenDialogue:
                 detail=f"{num_prompt} tokens leave no room in a context of {self._max_model_len}",
             )
         stops = {*sampling.stop_token_ids, *self._renderer.stop_token_ids}
-        completion = await self._generate(
-            tuple(self._token_ids),
-            dataclasses.replace(
-                sampling,
-                max_tokens=min(sampling.max_tokens, room),
-                stop_token_ids=tuple(sorted(stops)),
-            ),
-            cancel,
+        sampling = dataclasses.replace(
+            sampling,
+            max_tokens=min(sampling.max_tokens, room),
+            stop_token_ids=tuple(sorted(stops)),
         )
+        try:
+            completion = await self._generate(tuple(self._token_ids), sampling, cancel)
+        except RuntimeError as error:  # a step that failed, an engine that was closed
+            return ModelFailure(kind=ModelFailureKind.UNAVAILABLE, detail=str(error))
         sampled = completion.token_ids
         self._token_ids += sampled
         self._turn_is_open = False

@@ -103,8 +103,8 @@ class Renderer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _encode(self, text: str) -> list[int]:
         return [id for piece in text.split(CUT) for id in self.encode(piece)]

@@ -64,7 +64,10 @@ def save_model(model: Qwen3, folder: str | Path, dtype: torch.dtype = torch.floa
         name: parameter.detach().to("cpu", dtype).contiguous()
         for name, parameter in model.named_parameters()
     }
-    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+    # A file half written must never take the place of a whole one.
+    partial = folder / f"{SINGLE}.part"
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.replace(folder / SINGLE)
 
 
 @torch.no_grad()

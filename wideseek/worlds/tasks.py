@@ -1,8 +1,8 @@
 """Procedural worlds: pages, a question about them and its exact answer, all from one seed.
 
 A world holds a target list of entities with a page each, other lists that look like it (same kind elsewhere, other kinds in
-the same place), and pages that merely mention a target. Values never repeat between worlds, so that an agent must search
-and copy.
+the same place), and pages that merely mention a target. Names are made up and values drawn anew, so that an agent
+must search and copy.
 """
 
 import random
@@ -16,6 +16,7 @@ from wideseek.worlds.values import draw_value
 
 Kind = Literal["table", "boxed"]
 _SITE = "https://atlas.wideseek/"
+_WORDY = frozenset(("name", "names", "word", "phrase"))
 _MADE_UP_RELATIONS = (
     "{p} {x} in {r}", "{p} {x} by {r}", "{p} {x} {r}", "{p} that {x} {r}", "{p} {x} {w}", "{p} {x} {a} {w}",
     "{p} who {x} {r}", "{p} {x} from {g} {n}", "{p} {x} since {y}", "{x} {p} of {r}", "{x} {p} in {r}",
@@ -126,13 +127,51 @@ class _World:
         return self.rng.choice(self.lexicon.kinds)
 
     def draw_entities(self, count: int, attributes: list[Attribute]) -> list[_Entity]:
-        return [
-            _Entity(
-                self.fresh_name(),
-                {a.label: draw_value(a.kind, self.lexicon, self.rng) for a in attributes},
-            )
-            for _ in range(count)
+        entities: list[_Entity] = []
+        for _ in range(count):
+            name = self.fresh_name()
+            if self.split == "train" and entities and self.rng.random() < 0.08:
+                name = self._kin(self.rng.choice(entities).name)
+            facts: dict[str, str] = {}
+            for attribute in attributes:
+                value = draw_value(attribute.kind, self.lexicon, self.rng)
+                if attribute.kind in _WORDY and self.split == "train" and self.rng.random() < 0.2:
+                    value = self._echo(name, value, list(facts.values()))
+                facts[attribute.label] = value
+            entities.append(_Entity(name, facts))
+        return entities
+
+    def _kin(self, name: str) -> str:
+        """A name that shares words with another item's, as South Korea and North Korea do."""
+        word = self.lexicon.word(self.rng).capitalize()
+        kin = self.rng.choice(
+            (f"{name} {word}", f"{word} {name}", f"{name}-{word}", f"{name}{word.lower()}")
+        )
+        if kin.lower() in self.names:
+            return self.fresh_name()
+        self.names.add(kin.lower())
+        return kin
+
+    def _echo(self, name: str, value: str, before: list[str]) -> str:
+        """A value that repeats its page: "Brazilian Real" and "Brasília" stand on the page of Brazil."""
+        rng = self.rng
+        words = [w for w in name.replace("(", "").replace(")", "").split() if len(w) > 3] or [name]
+        root = rng.choice(words)
+        ending = rng.choice(("ian", "ese", "n", "an", "i", "ish", "e", "o", "er", ""))
+        near = root[: max(3, len(root) - rng.randint(0, 3))] + ending
+        word = self.lexicon.word(rng).capitalize()
+        forms = [
+            f"{root}{ending} {word}",
+            f"{near} {word}",
+            f"{near} {value}",
+            near,
+            name,
+            f"{name} {word}",
         ]
+        forms += [f"{word} {root}", f"{value}, {name}", f"{near}, {value}"]
+        if before:
+            forms += [rng.choice(before), f"{rng.choice(before).split()[0]} {word}"]
+        return rng.choice(forms).replace("|", "")
 
     def phrase(self, kinds: str, place: str) -> str:
         """What a list is about, as in "castles in Morlen"."""
@@ -276,6 +315,7 @@ def _table_task(name: str, world: _World, lists: list[_List], asked: list[Attrib
         phrasing = ask_entities(tuple(e.name for e in chosen), words, world.split, rng)
     else:
         phrasing = ask_list(target.relation, target.kind, words, world.split, rng)
+    names = tuple(entity.name for entity in chosen)
     labels = tuple(attribute.label for attribute in asked)
     columns = (phrasing.key_header or "name", *phrasing.columns)
     return Task(
@@ -284,7 +324,10 @@ def _table_task(name: str, world: _World, lists: list[_List], asked: list[Attrib
         kind="table",
         columns=columns,
         key=columns[0],
-        rows=tuple((e.name, *(e.facts.get(label, "unknown") for label in labels)) for e in chosen),
+        rows=tuple(
+            (called, *(e.facts.get(label, "unknown") for label in labels))
+            for called, e in zip(phrasing.entities or names, chosen, strict=True)
+        ),
         answer=None,
         pages=_pages(world, lists),
         phrasing=phrasing,
