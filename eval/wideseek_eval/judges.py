@@ -114,10 +114,7 @@ def ask_model(model: Model) -> Ask:
     async def ask(prompt: str, attempt: int) -> str | Failure:
         temperature = 0.7 if attempt else 0.0
         sampling = Sampling(temperature=temperature, max_tokens=MAX_TOKENS, seed=attempt)
-        try:
-            reply = await model.open([Message(role="user", content=prompt)], ()).reply(sampling)
-        except RuntimeError as error:  # a step of our engine failed
-            return Failure(FailureKind.JUDGE_SILENT, str(error))
+        reply = await model.open([Message(role="user", content=prompt)], ()).reply(sampling)
         if isinstance(reply, ModelFailure):
             refused = reply.kind in _REFUSALS
             kind = FailureKind.JUDGE_REFUSED if refused else FailureKind.JUDGE_SILENT

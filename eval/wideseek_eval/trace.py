@@ -11,7 +11,7 @@ from wideseek.runs.log import read_events, read_page
 from wideseek.tools.outcome import Status
 from wideseek_eval.contamination import REFUSAL, Guard, load_guard
 
-_NOT_FETCHED = (Status.REFUSED_URL, "cancelled")
+_NOT_FETCHED = (Status.REFUSED_URL, Status.CANCELLED)
 _FETCHED = {"search": (Status.OK, Status.NO_RESULTS), "access": (Status.OK,)}
 
 

@@ -111,6 +111,26 @@ def test_the_key_is_written_nowhere(ask: Ask) -> None:
     assert not any(CANARY in text for text in [printed, *files])
 
 
+def test_progress_that_nobody_reads_does_not_end_the_run(ask: Ask) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with team() as url:
+        flags = ["--base-url", url, "--corpus", str(ask.corpus), "--runs-dir", str(ask.runs)]
+        run = subprocess.run(
+            [sys.executable, "-m", "wideseek.ask", QUESTION, *flags],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=writing,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+    os.close(writing)
+    assert run.returncode == 0
+    assert "| Celand  | Ceeburg |" in run.stdout
+    assert read_events(ask.last_run())[-1].type == "run.completed"
+
+
 def test_one_agent_alone_uses_the_same_endpoint(ask: Ask) -> None:
     def alone(messages: list[dict[str, Any]]) -> dict[str, Any]:
         return say("\\boxed{Ayville}")
@@ -185,6 +205,7 @@ WRONG = [
     (["--base-url", "http://127.0.0.1:PORT"], "cannot be reached"),
     (["--sub-base-url", "http://127.0.0.1:PORT", "--base-url", "URL"], "cannot be reached"),
     (["--runs-dir", "CORRUPT"], "--runs-dir"),
+    (["--runs-dir", "/proc"], "--runs-dir /proc"),  # a folder that nobody can write to
     (["--frobnicate"], "--frobnicate"),
     (["EMPTY QUESTION"], "empty"),
     (["BAD QUESTION"], "not valid text"),

@@ -191,4 +191,11 @@ def test_widths_count_columns_of_a_terminal() -> None:
     assert cut("中文字", 4) == "中\u2026"
     assert cut("abc", 3) == "abc"
     assert cut("abc", 0) == ""
+    assert cut("abc", 1) == "\u2026"
+    assert cut("ae\u0301bc", 3) == "ae\u0301\u2026"
     assert visible(" a\tb\x00\u202e\n") == "a b\ufffd\ufffd"
+
+
+def test_cutting_takes_linear_time() -> None:
+    # A quadratic cut runs into the time limit of the suite.
+    assert cut("中" * 200_000, 9) == "中" * 4 + "\u2026"

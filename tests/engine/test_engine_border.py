@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,19 @@ def test_a_bad_prompt_is_refused_and_harms_no_other(
             engine.generate_batch([(prompt(0, 9), GREEDY), (token_ids, GREEDY)])
         (fine,) = engine.generate_batch([(prompt(0, 9), GREEDY)])
     assert len(fine.token_ids) == 16
+
+
+@pytest.mark.parametrize("top_k", [97, 2**63, 10**30])
+def test_a_top_k_beyond_the_vocabulary_is_no_filter_and_harms_no_other(
+    model: Qwen3, prompt: Prompt, top_k: int
+) -> None:
+    free, other = Sampling(seed=5, max_tokens=16), Sampling(seed=6, top_k=3, max_tokens=16)
+    with Engine(model, EngineConfig(num_pages=64)) as engine:
+        wanted = engine.generate_batch([(prompt(0, 9), free), (prompt(1, 9), other)])
+        huge = replace(free, top_k=top_k)
+        found = engine.generate_batch([(prompt(0, 9), huge), (prompt(1, 9), other)])
+    assert [one.token_ids for one in found] == [one.token_ids for one in wanted]
+    assert [one.logprobs for one in found] == [one.logprobs for one in wanted]
 
 
 def test_a_prompt_larger_than_the_pool_is_refused_with_both_numbers(

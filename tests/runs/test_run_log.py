@@ -126,6 +126,12 @@ def test_existing_run_is_never_written_over(tmp_path: Path) -> None:
     assert len(read_events(tmp_path / "r")) == 3
 
 
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"run folder .*file/r: Not a directory"):
+        RunLog(tmp_path / "file", "r")
+
+
 def test_new_run_ids_are_valid_and_differ(tmp_path: Path) -> None:
     ids = {new_run_id() for _ in range(20)}
     assert len(ids) == 20

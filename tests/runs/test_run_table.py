@@ -108,6 +108,31 @@ def test_partial_table_reads_numbered_rows_of_reports() -> None:
     )
 
 
+_BEGUN = "```markdown\n| # | name | capital |\n|---|---|---|\n"
+
+
+@pytest.mark.parametrize("begun", [_BEGUN, _BEGUN + "| 1 | Peru | Lima |\n"])
+def test_partial_table_drops_the_counters_under_a_begun_header_from_all_reports(begun: str) -> None:
+    reports = [begun, "| 1 | Peru | Lima |", "| 2 | Chile | Santiago |", "Brazil | Brasília"]
+    assert partial_table(reports) == Table(
+        ("name", "capital"), (("Peru", "Lima"), ("Chile", "Santiago"), ("Brazil", "Brasília"))
+    )
+
+
+def test_partial_table_of_names_alone_has_a_counter_too() -> None:
+    begun = "| # | name |\n|---|---|\n| 1 | Peru |"
+    assert partial_table([begun, "| 1 | Peru |\n| 2 | Chile |"]) == Table(
+        ("name",), (("Peru",), ("Chile",))
+    )
+
+
+def test_partial_table_keeps_small_numbers_that_fit_the_header() -> None:
+    begun = "| floor | shop |\n|---|---|\n| 1 | books |"
+    assert partial_table([begun, "| 2 | shoes |"]) == Table(
+        ("floor", "shop"), (("1", "books"), ("2", "shoes"))
+    )
+
+
 def test_partial_table_keeps_numbers_that_are_not_counters() -> None:
     years = partial_table(["1994 | Speed | de Bont"])
     assert years is not None and years.rows[0] == ("1994", "Speed", "de Bont")

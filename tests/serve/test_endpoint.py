@@ -165,6 +165,51 @@ def test_every_failure_is_typed_tried_boundedly_and_keyless(
     assert len(server.bodies[-1]["messages"]) == 2, "a failed call appends nothing"
 
 
+def test_blanks_around_the_key_are_not_sent_and_it_stays_hidden() -> None:
+    def echo(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(400, json={"error": request.headers["authorization"]})
+
+    async def scenario() -> ModelFailure:
+        endpoint = Endpoint(
+            "http://model.test", "m", key=f" {CANARY}\n", transport=httpx.MockTransport(echo)
+        )
+        failure = await endpoint.open(START, []).reply(Sampling())
+        await endpoint.close()
+        assert isinstance(failure, ModelFailure)
+        return failure
+
+    assert asyncio.run(scenario()).detail == "HTTP 400: Bearer ***"
+
+
+@pytest.mark.parametrize("odd", ["\n", "\x00", "é", "\udce9"])
+def test_a_key_that_no_header_can_hold_is_refused_unshown(odd: str) -> None:
+    with pytest.raises(ValueError, match="OPENAI_API_KEY") as refused:
+        Endpoint("http://model.test", "m", key=f"{CANARY}{odd}{CANARY}")
+    assert CANARY not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content", "arguments"])
+def test_half_a_surrogate_pair_from_the_server_harms_nothing(field: str) -> None:
+    half = "a\ud83d"
+    message: dict[str, Any] = {"content": "", "reasoning_content": ""}
+    if field == "arguments":
+        arguments = json.dumps({"query": half})
+        message["tool_calls"] = [tool_call("a", "search", arguments)]
+    else:
+        message[field] = half
+    body = json.dumps({"choices": [{"message": message}]}).encode()
+    dialogue = Server(httpx.Response(200, content=body)).dialogue()
+    assert "a?" in reply_of(dialogue).text
+    dialogue.add_tool("go on")
+    reply_of(dialogue).text.encode()
+
+
+def test_half_a_surrogate_pair_in_an_error_is_replaced() -> None:
+    body = b'{"error": {"message": "bad \\ud83d"}}'
+    failure = failure_of(Server(httpx.Response(400, content=body)).dialogue())
+    assert failure.detail == "HTTP 400: bad ?"
+
+
 @pytest.mark.parametrize("junk", [b"<html>hi</html>", b"", b"\xff\xfe", b"[" * 100_000])
 def test_a_body_that_is_no_json_is_a_bad_reply(junk: bytes) -> None:
     failure = failure_of(Server(httpx.Response(200, content=junk)).dialogue())

@@ -178,6 +178,7 @@ def test_others_are_not_served_without_a_key(
         (["--max-num-seqs", "0"], "--max-num-seqs"),
         (["--corpus", "/nowhere.sqlite"], "/nowhere.sqlite"),
         (["--dtype", "int3"], "--dtype"),
+        (["--runs-dir", "/proc"], "--runs-dir /proc"),  # a folder that nobody can write to
     ],
 )
 def test_wrong_flags_are_one_line_and_2(

@@ -53,10 +53,15 @@ class Refusal:
 def read_json(body: bytes) -> JsonObject | None:
     """The body as a JSON object; None if it is anything else."""
     try:
-        parsed = json.loads(body)
+        parsed = _parse(body)
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def _parse(text: bytes | str) -> object:
+    """Any JSON value; a lone half of a surrogate pair, which no file can hold, becomes "?"."""
+    return json.loads(json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def read_answer(body: JsonObject) -> Answer | None:
@@ -122,7 +127,7 @@ def read_refusal(status: int, retry_after: str, body: bytes) -> Refusal:
 def _call_json(name: str, arguments: str) -> str:
     """The call as JSON; arguments that are no JSON stay as they are, for the agent to refuse."""
     try:
-        call = json.dumps({"name": name, "arguments": json.loads(arguments)}, ensure_ascii=False)
+        call = json.dumps({"name": name, "arguments": _parse(arguments)}, ensure_ascii=False)
     except (ValueError, RecursionError):
         call = f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}'
     return call.replace("</tool_call>", "<\\/tool_call>")

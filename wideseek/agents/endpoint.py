@@ -44,7 +44,7 @@ class Endpoint:
     base_url ends in the API version ("http://host:8000/v1"; a bare host means /v1). What may pass
     (429, 5xx, no connection) is tried at most `tries` times in all, after the server's Retry-After
     or 1, 2, 4 ... seconds, never more than `longest_wait`. Raises ValueError for a base_url that is
-    not http(s).
+    not http(s) and for a key that no header can hold.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Endpoint:
     ) -> None:
         self.base_url = normalise_base_url(base_url)
         self.name = name
-        self._key = key
+        self._key = normalise_key(key)
         self._tries = tries
         self._longest_wait = longest_wait
         self._refused: set[str] = set()
         self._limit_name = "max_tokens"
         self._client = httpx.AsyncClient(
             base_url=self.base_url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
             limits=httpx.Limits(max_connections=None),
             transport=transport,
@@ -288,6 +288,14 @@ class EndpointDialogue:
 
     def _estimate(self, messages: Sequence[JsonObject]) -> int:
         return math.ceil(_num_bytes(messages) / self._bytes_per_token)
+
+
+def normalise_key(key: str | None) -> str:
+    """The key without blanks around it, "" for none; ValueError, not quoting it, if not ASCII."""
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("the key in OPENAI_API_KEY must be printable ASCII characters")
+    return key
 
 
 def normalise_base_url(base_url: str) -> str:

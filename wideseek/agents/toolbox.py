@@ -26,7 +26,6 @@ MAX_SEARCH_COUNT = 20
 """Hits a call may ask for; more would fill the context with snippets."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s<>\"'`|\[\]{}\\^,;。,、;)】》」]+")
-_STATUS_OF_THE_STOPPED = "cancelled"
 
 
 def urls_in(text: str) -> set[str]:
@@ -155,4 +154,4 @@ def _outcome(result: SearchResult | PageResult) -> dict[str, Any]:
 
 
 def _stopped() -> tuple[str, dict[str, Any]]:
-    return "", {"status": _STATUS_OF_THE_STOPPED, "detail": "the run was stopped"}
+    return "", {"status": Status.CANCELLED, "detail": "the run was stopped"}

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wideseek.answering import BUDGET_REASONS, Answered, answer_question, plan_research
-from wideseek.ask.progress import LiveProgress, PlainProgress
+from wideseek.ask.progress import LiveProgress, PlainProgress, say
 from wideseek.ask.show import show_answer
 from wideseek.backends import (
     Backends,
@@ -26,6 +26,7 @@ from wideseek.backends import (
     positive_int,
 )
 from wideseek.runs.ledger import Budget
+from wideseek.runs.log import make_runs_dir
 from wideseek.trajectory import End
 
 OK, INCOMPLETE, USAGE, BUDGET_SPENT = 0, 1, 2, 3
@@ -75,10 +76,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 async def ask(options: argparse.Namespace) -> int:
     """Open the backends, answer, print."""
     try:
-        options.runs_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return refuse(f"--runs-dir {options.runs_dir}: {error.strerror}")
-    try:
+        make_runs_dir(options.runs_dir)
         backends = await open_backends(options)
     except ValueError as error:
         return refuse(str(error))
@@ -91,7 +89,7 @@ async def ask(options: argparse.Namespace) -> int:
         return refuse("the question is longer than the context of the model")
     found = answered.answer
     print(json.dumps(found.to_json(), ensure_ascii=False) if options.json else show_answer(found))
-    print(f"{account(answered)}; {answered.folder}", file=sys.stderr)
+    say(sys.stderr, f"{account(answered)}; {answered.folder}\n")
     return interrupts.exit_code or exit_code(answered)
 
 
@@ -145,12 +143,12 @@ class Interrupts:
             os._exit(128 + number)  # every event is in the log already
         self.exit_code = 128 + number
         self.cancel.set()
-        print("stopping with what there is; once more to quit now", file=sys.stderr)
+        say(sys.stderr, "stopping with what there is; once more to quit now\n")
 
 
 def refuse(message: str) -> int:
     """Say in one line what cannot be done."""
-    print(f"ask: {' '.join(message.split())}", file=sys.stderr)
+    say(sys.stderr, f"ask: {' '.join(message.split())}\n")
     return USAGE
 
 

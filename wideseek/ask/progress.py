@@ -1,5 +1,6 @@
 """What the agents of a run are doing, as plain lines or as a block redrawn in place."""
 
+import os
 import shutil
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -42,6 +43,15 @@ def _describe_result(data: dict[str, Any]) -> str:
     return f"read: {data['page']['title']}" if "page" in data else f"read: {found}"
 
 
+def say(out: TextIO, text: str) -> None:
+    """Write and flush; once nobody reads `out` any more, to nowhere, as a run goes on without."""
+    try:
+        out.write(text)
+        out.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
 class PlainProgress:
     """One line an event: seconds since the run began, the agent, what it did."""
 
@@ -56,7 +66,7 @@ class PlainProgress:
         if line is not None:
             agent = event.agent_id or "run"
             text = f"{event.ts - self._start:6.1f}s {agent:<8} {visible(line)}"
-            print(text[:300], file=self._out, flush=True)
+            say(self._out, f"{text[:300]}\n")
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -105,8 +115,7 @@ class LiveProgress:
         lines += [self._line(agent, columns) for agent in agents]
         up = f"\x1b[{self._num_drawn}A" if self._num_drawn else ""
         block = "".join(f"\r\x1b[2K{line}\n" for line in lines)
-        self._out.write(f"{up}{block}\x1b[J")
-        self._out.flush()
+        say(self._out, f"{up}{block}\x1b[J")
         self._num_drawn, self._drawn_at = len(lines), self._now
 
     def _pick(self, room: int) -> list[str]:

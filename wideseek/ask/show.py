@@ -1,6 +1,7 @@
 """An answer as a person reads it: the table in columns, then where each row comes from."""
 
 import unicodedata
+from itertools import accumulate, takewhile
 
 from wideseek.runs.answer import Answer
 
@@ -57,6 +58,5 @@ def cut(text: str, columns: int) -> str:
     """The text, or its beginning and an ellipsis, in at most that many columns."""
     if width(text) <= columns:
         return text
-    while text and width(text) > columns - 1:
-        text = text[:-1]
-    return f"{text}\u2026" if columns > 0 else ""
+    taken = takewhile(lambda total: total < columns, accumulate(map(width, text)))
+    return f"{text[: len(list(taken))]}\u2026" if columns > 0 else ""

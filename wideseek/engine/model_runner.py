@@ -149,7 +149,7 @@ class ModelRunner:
         tokens, logprobs, plain_logprobs = sample(
             logits,
             column([s.temperature for s in samplings], torch.float32),
-            column([s.top_k for s in samplings], torch.int64),
+            column([min(s.top_k, logits.shape[1]) for s in samplings], torch.int64),
             column([s.top_p for s in samplings], torch.float32),
             column([s.min_p for s in samplings], torch.float32),
             column([_as_int64(s.seed) for s in samplings], torch.int64),

@@ -59,6 +59,7 @@ class TokenDialogue:
         """Sample the next turn, as long as max_tokens and the room left allow, and append it.
 
         The text keeps thinking and tool calls as they were sampled and loses only the stop token.
+        A model that breaks, which is a RuntimeError of Generate, is UNAVAILABLE.
         """
         assert self._turn_is_open, "a reply must be followed by a tool message"
         num_prompt = len(self._token_ids)

@@ -16,6 +16,7 @@ from wideseek.grading.answer import Table
 from wideseek.runs.table import UNKNOWN
 
 _LETTER = r"0-9A-Za-z\u00c0-\u04ff"  # scripts that put spaces between words
+_NO_MINUS = r"(?<!(?<![^\s(\[{:;,=/|<>~])[-\u2212\u2013])"  # a dash after other text is a range
 _MAX_QUOTE = 400
 
 
@@ -133,7 +134,7 @@ def _wanted(value: str) -> _Wanted | None:
     before = rf"(?<![{_LETTER}])" if re.match(f"[{_LETTER}]", text) else ""
     after = rf"(?![{_LETTER}])" if re.search(f"[{_LETTER}]$", text) else ""
     if text[0].isdigit():
-        before += r"(?<![0-9][.,])"
+        before += rf"(?<![0-9][.,]){_NO_MINUS}"
     if text[-1].isdigit():
         after += r"(?![.,][0-9])"
     return _Wanted(text, re.compile(before + re.escape(text) + after))

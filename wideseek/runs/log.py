@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -35,10 +36,21 @@ def run_folder(runs_dir: Path, run_id: str) -> Path:
     return folder
 
 
+def make_runs_dir(runs_dir: Path) -> None:
+    """Make the folder of all runs if it is missing; ValueError if it cannot be written to."""
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=runs_dir, prefix="."):
+            pass
+    except OSError as error:
+        raise ValueError(f"--runs-dir {runs_dir}: {error.strerror}") from None
+
+
 class RunLog:
     """Writes one new run; `emit` is the run's Emit. A context manager that closes the file.
 
-    `watch` is shown every event after it is written. ValueError if the run already exists.
+    `watch` is shown every event after it is written. ValueError if the run already exists or its
+    folder cannot be made.
     """
 
     def __init__(
@@ -60,6 +72,8 @@ class RunLog:
             self._file = (self.folder / "events.jsonl").open("xb", buffering=0)
         except FileExistsError:
             raise ValueError(f"run {run_id!r} already exists in {runs_dir}") from None
+        except OSError as error:
+            raise ValueError(f"run folder {self.folder}: {error.strerror}") from None
 
     def emit(
         self,

@@ -47,23 +47,30 @@ def partial_table(reports: Iterable[str], tasks: Iterable[str] = ()) -> Table | 
 
     A row is a line `a | b | c`. The header is that of the first report that brings one, else "item"
     and the columns one of the tasks asks for, if they fit, else "item", "value 1", "value 2" ...
-    Small numbers that lead every row and have no header are counters and are dropped.
+    Small numbers that lead a row are a counter, and dropped, where the header leaves no column for
+    them or, without a header, where they lead every row.
     """
-    header: tuple[str, ...] = ()
+    read = [_read_rows(report) for report in reports]
+    header = next((own for own, _ in read if own), ())
+    found = _without_counters([row for _, own in read for row in own], len(header))
     rows: dict[str, tuple[str, ...]] = {}
-    for report in reports:
-        own_header, own_rows = _read_rows(report)
-        header = header or own_header
-        for row in own_rows:
+    for row in found:
+        if row[0]:
             rows.setdefault(row[0].casefold(), row)
     if not rows:
         return None
-    found = list(rows.values())
-    if not header and all(len(row) > 2 and _COUNTER.fullmatch(row[0]) for row in found):
-        found = [row[1:] for row in found]
-    columns = header or _make_header(tasks, width=max(map(len, found)))
-    filled = (row[: len(columns)] + ("",) * (len(columns) - len(row)) for row in found)
+    columns = header or _make_header(tasks, width=max(map(len, rows.values())))
+    filled = (row[: len(columns)] + ("",) * (len(columns) - len(row)) for row in rows.values())
     return Table(columns, tuple(filled))
+
+
+def _without_counters(rows: list[tuple[str, ...]], num_columns: int) -> list[tuple[str, ...]]:
+    """Rows of several reports without the numbers that lead them; num_columns 0: no header."""
+    widest = num_columns or 2
+    counted = [len(row) > widest and _COUNTER.fullmatch(row[0]) is not None for row in rows]
+    if not num_columns and not all(counted):
+        return rows
+    return [row[1:] if drop else row for row, drop in zip(rows, counted, strict=True)]
 
 
 def to_markdown(table: Table) -> str:
@@ -87,7 +94,7 @@ def _read_rows(report: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         elif len(cells := _split(line)) > 1:
             rows.append(cells)
     if header[:1] == ("#",):
-        header, rows = header[1:], [row[1:] for row in rows if len(row) > 2]
+        header, rows = header[1:], [row[1:] for row in rows]
     return header, [row for row in rows if row[0]]
 
 

@@ -25,6 +25,7 @@ from wideseek.backends import (
     positive_int,
 )
 from wideseek.engine.config import EngineConfig
+from wideseek.runs.log import make_runs_dir
 from wideseek.serve.loopback import is_loopback
 from wideseek.tools.corpus import Corpus
 
@@ -73,9 +74,9 @@ async def serve(options: argparse.Namespace) -> int:
     if key is None and not is_loopback(options.host):
         return refuse(f"--host {options.host} is open to others: set WIDESEEK_API_KEY first")
     try:
-        options.runs_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return refuse(f"--runs-dir {options.runs_dir}: {error.strerror}")
+        make_runs_dir(options.runs_dir)
+    except ValueError as error:
+        return refuse(str(error))
     try:
         listening = listen(options.host, options.port)
     except OSError as error:

@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class Status(StrEnum):
-    """How a search or an access ended. Everything but OK carries no content."""
+    """How a search or an access ended. Everything but OK carries no content.
+
+    CANCELLED: the run was stopped first.
+    """
 
     OK = "ok"
     NO_RESULTS = "no_results"
@@ -17,6 +20,7 @@ class Status(StrEnum):
     NOT_TEXT = "not_text"
     REFUSED_URL = "refused_url"
     UNAVAILABLE = "unavailable"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)

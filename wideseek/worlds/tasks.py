@@ -135,8 +135,8 @@ class _World:
             facts: dict[str, str] = {}
             for attribute in attributes:
                 value = draw_value(attribute.kind, self.lexicon, self.rng)
-                if attribute.kind in _WORDY and self.split == "train" and self.rng.random() < 0.2:
-                    value = self._echo(name, value, list(facts.values()))
+                if self.split == "train" and self.rng.random() < 0.3:
+                    value = self._echo(name, attribute.kind, value, list(facts.values()))
                 facts[attribute.label] = value
             entities.append(_Entity(name, facts))
         return entities
@@ -152,11 +152,19 @@ class _World:
         self.names.add(kin.lower())
         return kin
 
-    def _echo(self, name: str, value: str, before: list[str]) -> str:
-        """A value that repeats its page: "Brazilian Real" and "Brasília" stand on the page of Brazil."""
+    def _echo(self, name: str, kind: str, value: str, before: list[str]) -> str:
+        """A value that repeats its page: "Brazilian Real", "Brasília" and "BR" stand on the page of Brazil.
+
+        Kinds that are numbers keep their value.
+        """
         rng = self.rng
         words = [w for w in name.replace("(", "").replace(")", "").split() if len(w) > 3] or [name]
         root = rng.choice(words)
+        if kind == "code":
+            letters = "".join(letter for letter in name if letter.isalpha())[: rng.randint(1, 3)]
+            return letters.upper() if rng.random() < 0.4 else letters
+        if kind not in _WORDY:
+            return value
         ending = rng.choice(("ian", "ese", "n", "an", "i", "ish", "e", "o", "er", ""))
         near = root[: max(3, len(root) - rng.randint(0, 3))] + ending
         word = self.lexicon.word(rng).capitalize()
