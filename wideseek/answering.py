@@ -21,7 +21,10 @@ from wideseek.trajectory import End, Rollout
 
 BUDGET_REASONS = frozenset({"max_agents", "max_tokens", "max_tool_calls", "max_seconds"})
 BUNDLED_TURN_TOKENS = 4096
-"""Room for a table of fifty rows; the bundled model, once in a loop, would fill its context."""
+BUNDLED_SUB_TURN_TOKENS = 1024
+"""Room for a table of fifty rows, and for a list of a hundred items: the bundled model, once in a
+loop, would fill its context.
+"""
 
 LanguageChoice = Language | Literal["auto"]
 
@@ -60,7 +63,11 @@ def plan_research(
     if backends.max_model_len is not None:
         limits = replace(limits, seq_length=min(limits.seq_length, backends.max_model_len))
     if backends.bundled:
-        limits = replace(limits, max_turn_tokens=BUNDLED_TURN_TOKENS)
+        limits = replace(
+            limits,
+            max_turn_tokens=BUNDLED_TURN_TOKENS,
+            max_sub_turn_tokens=BUNDLED_SUB_TURN_TOKENS,
+        )
     if budget is None:
         budget = Budget()
     if temperature is None:

@@ -200,6 +200,13 @@ def test_lead_cut_in_its_table_keeps_the_rows_it_had_finished(watched: Watched) 
     assert rollout.answer == PARTIAL.replace("item", "country")
 
 
+def test_subagents_may_have_a_shorter_reply_than_the_lead(watched: Watched) -> None:
+    spoken = iter([spawn("a"), "done" * 30])
+    limits = Limits(max_turn_tokens=400, max_sub_turn_tokens=50)
+    rollout = watched.run(lambda talk: next(spoken), lambda talk: "z" * 51, limits=limits)
+    assert [t.end for t in rollout.trajectories] == [End.ANSWERED, End.RUNAWAY]
+
+
 def test_final_answer_given_while_the_run_is_stopped_still_counts(watched: Watched) -> None:
     async def answers_too_late() -> Rollout:
         cancel = asyncio.Event()

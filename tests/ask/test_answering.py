@@ -8,7 +8,12 @@ import pytest
 
 from tests.agents.scripted import lines
 from tests.serve.tiny import ScriptedModel
-from wideseek.answering import BUNDLED_TURN_TOKENS, answer_question, plan_research
+from wideseek.answering import (
+    BUNDLED_SUB_TURN_TOKENS,
+    BUNDLED_TURN_TOKENS,
+    answer_question,
+    plan_research,
+)
 from wideseek.backends import Backends
 from wideseek.runs.answer import read_answer
 from wideseek.tools.corpus import Corpus
@@ -26,6 +31,7 @@ def test_the_bundled_model_is_greedy_and_brief_others_are_not() -> None:
     bundled = plan_research(backends(None, None, bundled=True), "Which?")
     assert bundled.sampling.temperature == 0.0
     assert bundled.limits.max_turn_tokens == BUNDLED_TURN_TOKENS
+    assert bundled.limits.max_sub_turn_tokens == BUNDLED_SUB_TURN_TOKENS
     other = plan_research(backends(None, None), "Which?")
     assert other.sampling.temperature == 1.0
     assert other.limits.max_turn_tokens is None

@@ -119,7 +119,10 @@ class Agent:
         room = limits.seq_length - self._dialogue.num_tokens
         if room < 1:
             return End.CONTEXT_FULL
-        wanted = min(room, limits.max_turn_tokens or room)
+        cap = limits.max_turn_tokens or room
+        if self.spec.role == "sub":
+            cap = limits.max_sub_turn_tokens or cap
+        wanted = min(room, cap)
         seed = derive_seed(self._shared.seed, self.agent_id, number)
         sampling = replace(self._shared.sampling, seed=seed)
         called = await call_model(self._dialogue, sampling, wanted, ledger)

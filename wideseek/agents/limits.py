@@ -9,8 +9,9 @@ class Limits:
 
     width: subagents a create_sub_agents call may start. tool_calls: searches or pages a turn.
     seq_length: tokens of an agent's whole context. max_turn_tokens: tokens of one reply, None for
-    all the room left. search_count: hits a search shows unless the call names a count. page_chars:
-    characters of a page an agent is shown.
+    all the room left; max_sub_turn_tokens: the same for subagents, None for max_turn_tokens.
+    search_count: hits a search shows unless the call names a count. page_chars: characters of a
+    page an agent is shown.
     """
 
     lead_turns: int = 10
@@ -20,6 +21,7 @@ class Limits:
     tool_calls: int = 5
     seq_length: int = 32768
     max_turn_tokens: int | None = None
+    max_sub_turn_tokens: int | None = None
     search_count: int = 3
     page_chars: int = 25000
 
