@@ -47,7 +47,7 @@ def test_sft_learns_and_goes_on(tmp_path: Path) -> None:
 
     again = tmp_path / "second"
     done = run_sft(
-        str(again), f"start={out}", "steps=4", "log_steps=4", *SMALL, "learning_rate=1e-5"
+        str(again), f"start={out}", "steps=16", "log_steps=16", *SMALL, "learning_rate=1e-5"
     )
     assert done.returncode == 0, done.stderr
     first = json.loads((again / "sft_log.jsonl").read_text())
