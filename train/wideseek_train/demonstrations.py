@@ -56,18 +56,58 @@ class FlakyTools:
         return PageResult(failure, url) if failure else await self.corpus.access(url)
 
 
+class GarbledDialogue(ExpertDialogue):
+    """An expert whose report is spoilt, as a weaker subagent's would be."""
+
+    def speak(self) -> str:
+        said = super().speak()
+        thought, _, row = said.rpartition("\n\n")
+        if not row.startswith("| "):
+            return said
+        return f"{thought}\n\n{garble(row, random.Random(row))}"
+
+
+def garble(row: str, rng: random.Random) -> str:
+    """A row with a cell lost or said over and over, broken off in the middle, or no row at all."""
+    cells = row.strip("| ").split(" | ")
+    at = rng.randrange(1, len(cells))
+    draw = rng.random()
+    if draw < 0.3 and len(cells) > 2:
+        cells.pop(at)
+    elif draw < 0.6:
+        cells[at:at] = [cells[at]] * rng.randint(1, 4)
+    elif draw < 0.9:
+        return row[: rng.randint(len(cells[0]) + 6, max(len(cells[0]) + 6, len(row) - 3))].rstrip()
+    else:
+        return rng.choice(("unknown", "no list found", "", f"| {cells[0]}"))
+    return f"| {' | '.join(cells)} |"
+
+
 def demonstrate(
-    task: Task, renderer: Renderer, workflow: str, width: int, flaky: float = 0.0
+    task: Task,
+    renderer: Renderer,
+    workflow: str,
+    width: int,
+    flaky: float = 0.0,
+    garbled: float = 0.0,
 ) -> Rollout:
-    """The expert's rollout on a task, `width` subagents a call at most; `flaky`: share of tool calls that fail."""
+    """The expert's rollout on a task, `width` subagents a call at most.
+
+    flaky: share of tool calls that fail; garbled: share of subagents whose report is spoilt.
+    """
     tools = FlakyTools(Corpus.from_pages(task.pages), flaky, random.Random(task.id))
+    spoil = random.Random(task.id)
 
     def open_dialogue(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> ExpertDialogue:
         return ExpertDialogue(task, renderer, messages, tools)
 
+    def open_sub(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> ExpertDialogue:
+        kind = GarbledDialogue if spoil.random() < garbled else ExpertDialogue
+        return kind(task, renderer, messages, tools)
+
     research = Research(
         open_lead=open_dialogue,
-        open_sub=open_dialogue,
+        open_sub=open_sub,
         search=tools,
         access=tools,
         prompts=load_prompts("en"),
@@ -118,8 +158,11 @@ def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) ->
             rows = (1, 4)
         task = make_task(rng.getrandbits(48), "train", rows, kind)
         workflow = "single" if single else "team"
-        rollout = demonstrate(task, renderer, workflow, rng.choice(WIDTHS), flaky=0.03)
+        garbled = rng.uniform(0.1, 0.5) if rng.random() < 0.2 else 0.0
+        rollout = demonstrate(task, renderer, workflow, rng.choice(WIDTHS), 0.03, garbled)
         lead, *subs = rollout.trajectories
+        if garbled:
+            subs = []  # only how the lead goes on from what it was told is to be learned
         kept = subs[:1] + rng.sample(subs[1:], min(3, len(subs) - 1)) if subs else []
         for trajectory in (lead, *kept):
             listing = trajectory.role == "sub" and trajectory.task.startswith("list: ")

@@ -18,7 +18,7 @@ FACT_LETTERS = "abcdefgh"
 FAILED = "\nNothing to show: "  # what the English prompts say of a search or page that failed
 _WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]\s*$")
 _ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
-_ROW = re.compile(r"^\| (\d+) \| .+ \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| (\d+) \| .+$", re.MULTILINE)
 _HIT = re.compile(r"^\d+ (https://\S+)\n([^\n]*)", re.MULTILINE)
 
 
@@ -77,6 +77,11 @@ def _answer(task: Task, rows: dict[int, str]) -> str:
     return "\n".join(["```markdown", f"| {header} |", f"| {rule} |", *lines, "```"])
 
 
+def _closed(row: str) -> str:
+    """A row that may have broken off, with its last bar."""
+    return row if row.endswith(" |") else f"{row.rstrip('| ')} |"
+
+
 class LeadExpert:
     """Find the list, then one subtask an item in waves as wide as allowed, then the table."""
 
@@ -89,7 +94,7 @@ class LeadExpert:
 
     def see(self, tool_text: str) -> None:
         self.hint = Hint.read(tool_text)
-        rows = {int(found[1]): found[0] for found in _ROW.finditer(tool_text)}
+        rows = {int(row[1]): _closed(row[0]) for row in _ROW.finditer(tool_text)}
         if not self.items:
             self.items = {int(k): name for k, name in _ITEM.findall(tool_text)}
             if len(self.task.columns) == 1:
@@ -129,32 +134,40 @@ def _pick_url(results: str, wanted: str) -> str | None:
     return str(hits[0][0]) if hits else None
 
 
-def _read_facts(task: Task, page: str, asked: Sequence[str]) -> list[tuple[str, str]]:
-    """(label on the page, value) for each asked fact, in order; (asked words, "unknown") where the page is silent."""
-    label_of = dict(zip(task.phrasing.columns, task.labels, strict=True))
-    facts = dict(line.split(": ", 1) for line in page.splitlines() if ": " in line)
-    found = []
-    for words in asked:
-        label = label_of.get(words, words)
-        found.append((label, facts[label]) if label in facts else (words, "unknown"))
-    return found
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A fact as asked for, as the page labels it, and its value there; "unknown" twice where the page is silent."""
+
+    asked: str
+    label: str
+    value: str
 
 
-def _noted(number: int | str, name: str, facts: Sequence[tuple[str, str]]) -> str:
+def _read_facts(task: Task, page: str) -> list[Fact]:
+    """What a page says of each asked fact, in order."""
+    stated = dict(line.split(": ", 1) for line in page.splitlines() if ": " in line)
+    return [
+        Fact(asked, label, stated[label]) if label in stated else Fact(asked, "unknown", "unknown")
+        for asked, label in zip(task.phrasing.columns, task.labels, strict=True)
+    ]
+
+
+def _noted(number: int | str, name: str, facts: Sequence[Fact]) -> str:
     """What a page says, a line a fact, then all values in a line.
 
-    " (a) capital [a] Lima" has its letter once for the label and once for the value; the last line puts the cells of the row
-    side by side, "7. Peru [a] Lima [b] 1,285,220 km²", so that each step needs one look back only.
+    " (a) capital city: capital [a] Lima" repeats what was asked before it names the label, so that the two are compared side
+    by side; the last line puts the cells of the row side by side, "7. Peru [a] Lima [b] 1,285,220 km²". Each step needs one
+    look back only.
     """
     marked = list(zip(FACT_LETTERS, facts, strict=False))
-    lines = [f" ({letter}) {label} [{letter}] {value}" for letter, (label, value) in marked]
-    gathered = (f" [{letter}] {value}" for letter, (_, value) in marked)
+    lines = [f" ({x}) {fact.asked}: {fact.label} [{x}] {fact.value}" for x, fact in marked]
+    gathered = (f" [{x}] {fact.value}" for x, fact in marked)
     return "\n".join((*lines, f"{number}. {name}{''.join(gathered)}"))
 
 
-def _row(number: int | str, name: str, facts: Sequence[tuple[str, str]] = ()) -> str:
+def _row(number: int | str, name: str, facts: Sequence[Fact] = ()) -> str:
     """A row as the final table will hold it: "| 7 | Peru | Lima | 1,285,220 km² |"."""
-    return f"| {' | '.join((str(number), name, *(value for _, value in facts)))} |"
+    return f"| {' | '.join((str(number), name, *(fact.value for fact in facts)))} |"
 
 
 class SubExpert:
@@ -185,7 +198,7 @@ class SubExpert:
         if listing:
             at = re.search(r"^items: \d+$", page, re.MULTILINE)
             return page[at.start() :] if at else "no list found"
-        facts = _read_facts(self.task, page, self.task.phrasing.columns)
+        facts = _read_facts(self.task, page)
         thought = _noted(number, name, facts)
         return f"<think>\n{thought}\n</think>\n\n{_row(number, name, facts)}"
 
@@ -233,7 +246,7 @@ class SingleExpert:
                 self.rows = {k: _row(k, item) for k, item in self.items.items()}
         else:
             k = len(self.rows) + 1
-            facts = _read_facts(self.task, self.last, self.task.phrasing.columns)
+            facts = _read_facts(self.task, self.last)
             self.rows[k] = _row(k, name, facts)
             thought = f"{_noted(k, name, facts)}\n{self.rows[k]}\n"
         total, done = len(self.items), len(self.rows)
@@ -288,10 +301,14 @@ class ExpertDialogue:
     ) -> Reply | ModelFailure:
         return await self.dialogue.reply(sampling, cancel)
 
+    def speak(self) -> str:
+        """The next turn's text."""
+        return self.expert.speak()
+
     async def _generate(
         self, token_ids: Sequence[int], sampling: Sampling, cancel: asyncio.Event | None = None
     ) -> Completion:
-        ids = (*self.renderer.encode(self.expert.speak()), self.renderer.stop_token_ids[0])
+        ids = (*self.renderer.encode(self.speak()), self.renderer.stop_token_ids[0])
         zeros = (0.0,) * len(ids)
         return Completion(
             token_ids=ids,

@@ -222,6 +222,10 @@ def ask_list(
         verb = rng.choice(("are", "are", "were", "lie", "can be", "have been"))
         span = f"{many} {verb}{span[len(many) :]}"
         template = rng.choice(("Which", "What")) + " {s}<and_what>"
+    countable = split == "train" and form in ("open", "plain", "each") and many in span
+    if countable and rng.random() < 0.08:  # "every castle in Morlen, with its height"
+        span = span.replace(many, kind[0], 1)
+        template = "<every> {s}<every_with> {c}"
     template = _expand(template, split, rng)
     carrier = _carrier(template if "{c}" in template else template + "{c}", split, rng)
     if "{S}" in carrier:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wideseek.tools.outcome import Page
+from wideseek.worlds import made_up
 from wideseek.worlds.lexicon import Attribute, Lexicon, Split, load_lexicon
 from wideseek.worlds.phrasing import Phrasing, ask_entities, ask_fact, ask_list
 from wideseek.worlds.values import draw_value
@@ -20,7 +21,11 @@ _WORDY = frozenset(("name", "names", "word", "phrase"))
 _MADE_UP_RELATIONS = (
     "{p} {x} in {r}", "{p} {x} by {r}", "{p} {x} {r}", "{p} that {x} {r}", "{p} {x} {w}", "{p} {x} {a} {w}",
     "{p} who {x} {r}", "{p} {x} from {g} {n}", "{p} {x} since {y}", "{x} {p} of {r}", "{x} {p} in {r}",
-    "{p} where {w} is {x}", "{p} {x} than {n} {w}",
+    "{p} where {w} is {x}", "{p} {x} than {n} {w}", "{p} {x} a {w} with {r}", "{p} that {x} a {w} with {r}",
+    "{p} that {x} {m}", "{p} that {x} the {w}", "{p} {x} the {m} {w}", "{p} where {m} is {x}", "{p} with no {w} {x}",
+    "{p} without {x}", "{p} {x} in the {n}th century", "{p} {x} in {m}", "{p} in {r} {x} in {y}", "{a} {p} of the {x}",
+    "{p} in {r} where {m} is {x}", "{w} {p} of {r}", "{w} {p} in {r}", "{p} with more than {n} {x}", "{w} {p}",
+    "{n} largest {p} in the {w}", "{p} called {x}",
 )  # fmt: skip
 
 
@@ -84,59 +89,41 @@ class _World:
         return f"{_SITE}{next(self.numbers)}"
 
     def draw_attributes(self, count: int) -> list[Attribute]:
-        """Attributes of a kind; in training a third of the labels are made-up words, so that none can be presumed."""
+        """Attributes of a kind; in training nearly half of the labels are made up, so that none can be presumed."""
         chosen = self.rng.sample(self.lexicon.attributes, count)
         if self.split == "train":
-            chosen = [self._invent(a) if self.rng.random() < 0.3 else a for a in chosen]
+            chosen = [
+                made_up.invent(a.kind, self.lexicon, self.rng) if self.rng.random() < 0.45 else a
+                for a in chosen
+            ]
         if self.rng.random() < 0.4:
-            chosen += [self._resemble(a) for a in self.rng.sample(chosen, self.rng.randint(1, 2))]
+            chosen += [
+                made_up.resemble(a, self.rng, turned=self.split == "train")
+                for a in self.rng.sample(chosen, self.rng.randint(1, 2))
+            ]
         return chosen
-
-    def _resemble(self, attribute: Attribute) -> Attribute:
-        """A fact whose label shares words with another one's: "currency code" beside "currency"."""
-        ending, kind = self.rng.choice(
-            (
-                ("code", "code"),
-                ("year", "year"),
-                ("number", "integer"),
-                ("name", "name"),
-                ("rank", "integer"),
-                ("share", "decimal"),
-            )
-        )
-        label = f"{attribute.label} {ending}"
-        return Attribute(label, (label,), kind)
-
-    def _invent(self, attribute: Attribute) -> Attribute:
-        words = [self._long_word() for _ in range(self.rng.choice((1, 1, 2)))]
-        label = " ".join(words)
-        plural = label[:-1] + "ies" if label[-1] == "y" else label + "s"
-        return Attribute(label, (plural,), attribute.kind)
-
-    def _long_word(self) -> str:
-        """A made-up word that cannot be taken for a function word."""
-        word = ""
-        while len(word) < 4:
-            word = self.lexicon.word(self.rng)
-        return word
 
     def draw_kind(self) -> tuple[str, str]:
         if self.split == "train" and self.rng.random() < 0.3:
-            word = self._long_word()
-            return word, word[:-1] + "ies" if word[-1] == "y" else word + "s"
+            word = made_up.long_word(self.lexicon, self.rng)
+            return word, made_up.plural(word)
         return self.rng.choice(self.lexicon.kinds)
 
     def draw_entities(self, count: int, attributes: list[Attribute]) -> list[_Entity]:
         entities: list[_Entity] = []
+        train = self.split == "train"
+        alike = {a.label for a in attributes if train and self.rng.random() < 0.25}
         for _ in range(count):
             name = self.fresh_name()
-            if self.split == "train" and entities and self.rng.random() < 0.08:
+            if train and entities and self.rng.random() < 0.08:
                 name = self._kin(self.rng.choice(entities).name)
             facts: dict[str, str] = {}
             for attribute in attributes:
                 value = draw_value(attribute.kind, self.lexicon, self.rng)
-                if self.split == "train" and self.rng.random() < 0.3:
+                if train and self.rng.random() < 0.3:
                     value = self._echo(name, attribute.kind, value, list(facts.values()))
+                if attribute.label in alike and entities and self.rng.random() < 0.6:
+                    value = self._alike(value, self.rng.choice(entities).facts[attribute.label])
                 facts[attribute.label] = value
             entities.append(_Entity(name, facts))
         return entities
@@ -181,13 +168,26 @@ class _World:
             forms += [rng.choice(before), f"{rng.choice(before).split()[0]} {word}"]
         return rng.choice(forms).replace("|", "")
 
+    def _alike(self, value: str, other: str) -> str:
+        """A value that another item's begins or ends like, as "Chilean Peso" and "Colombian Peso", or its very twin."""
+        own, others = value.split(" "), other.split(" ")
+        draw = self.rng.random()
+        if draw < 0.35:
+            return other
+        if draw < 0.7 and len(others) > 1:
+            return " ".join((*own[: max(1, len(own) - 1)], others[-1]))
+        cut = self.rng.randint(1, max(1, len(other) - 1))
+        return (other[:cut] + value[cut:]).strip()
+
     def phrase(self, kinds: str, place: str) -> str:
         """What a list is about, as in "castles in Morlen"."""
         rng = self.rng
         relation = rng.choice(self.lexicon.relations)
         if self.split == "train" and rng.random() < 0.2:
             # No word of it is known, so that where it ends must be told by its shape.
-            relation = rng.choice(_MADE_UP_RELATIONS).replace("{x}", self._long_word())
+            relation = rng.choice(_MADE_UP_RELATIONS).replace(
+                "{x}", made_up.long_word(self.lexicon, self.rng)
+            )
         return relation.format(
             p=kinds,
             r=place,
@@ -196,7 +196,8 @@ class _World:
             g=rng.choice(self.lexicon.groups),
             a=rng.choice(self.lexicon.adjectives),
             d=rng.randint(150, 199) * 10,
-            m=self._long_word().capitalize() + rng.choice(("ian", "ese", "ish", "an", "i")),
+            m=made_up.long_word(self.lexicon, self.rng).capitalize()
+            + rng.choice(("ian", "ese", "ish", "an", "i")),
             w=rng.choice(self.lexicon.words),
         )
 

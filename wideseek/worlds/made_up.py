@@ -1,0 +1,66 @@
+"""Labels of facts that no word list holds, and how people ask for them: "ruvost" asked as "number of ruvosts".
+
+Whoever asks words a fact otherwise than the page does; what the two share must be found without knowing the words.
+"""
+
+import random
+
+from wideseek.worlds.lexicon import Attribute, Lexicon
+
+# A label of one made-up word W, and ways to ask for it; {W} its plural.
+_ONE_WORD = """
+{w}; {W}, number of {W}, how many {W}, total {W}, {W} a year, yearly {w}, annual {W}
+{w}; {W}, year {w}, {w} year, when {w}, year of {w}
+{w}; {W}, {w} name, name of the {w}, main {w}, chief {w}, official {w}, {w} now
+{w}; {W}, {w} value, {w} level, total {w}, exact {w}, {w} in figures, current {w}
+{w}; {W}, {w} by, {w} at, who {w}, where {w}, its {w}
+year {w}; {w}, {w} year, when {w}, year of {w}
+{w} year; {w}, year {w}, when {w}, year of {w}
+number of {W}; {W}, how many {W}, total {W}, {w} count
+{w} name; {w}, {W}, name of the {w}
+largest {w}; largest {W}, biggest {w}, main {w}
+"""
+# Labels of two words, W and V.
+_TWO_WORDS = """
+{w} {v}; {v} of {w}, {w} {V}, {V} of {w}
+{w} {v}; {v} of the {w}, {w} {V}, {v} for {w}
+{v} of {w}; {w} {v}, {w} {V}, {V} of {w}
+{w} {v}; {w} {V}, total {w} {v}
+{v} in {w}; {w} {v}, {V} in {w}
+"""
+# What a label is followed by to make another one, and the kind of its values.
+_ENDINGS = (
+    ("code", "code"), ("year", "year"), ("number", "integer"), ("name", "name"), ("rank", "integer"), ("share", "decimal"),
+)  # fmt: skip
+
+
+def plural(word: str) -> str:
+    return word[:-1] + "ies" if word[-1] == "y" else word + "s"
+
+
+def long_word(lexicon: Lexicon, rng: random.Random) -> str:
+    """A made-up word that cannot be taken for a function word."""
+    word = ""
+    while len(word) < 4:
+        word = lexicon.word(rng)
+    return word
+
+
+def invent(kind: str, lexicon: Lexicon, rng: random.Random) -> Attribute:
+    """A fact with a made-up label; `kind` of values."""
+    first, second = long_word(lexicon, rng), long_word(lexicon, rng)
+    if rng.random() < 0.35:
+        second = rng.choice(lexicon.words)
+    template = rng.choice((_ONE_WORD if rng.random() < 0.6 else _TWO_WORDS).strip().splitlines())
+    label, forms = template.format(w=first, W=plural(first), v=second, V=plural(second)).split("; ")
+    return Attribute(label, tuple(forms.split(", ")), kind)
+
+
+def resemble(attribute: Attribute, rng: random.Random, *, turned: bool) -> Attribute:
+    """A fact whose label shares words with another one's: "currency code" beside "currency".
+
+    turned: it is also asked for as "code of currency".
+    """
+    ending, kind = rng.choice(_ENDINGS)
+    label = f"{attribute.label} {ending}"
+    return Attribute(label, (label, f"{ending} of {attribute.label}")[: 1 + turned], kind)
