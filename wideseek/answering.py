@@ -16,7 +16,7 @@ from wideseek.runs.answer import Answer
 from wideseek.runs.events import Event
 from wideseek.runs.export import write_answer
 from wideseek.runs.ledger import Budget
-from wideseek.runs.log import RunLog, new_run_id
+from wideseek.runs.log import LogFailedError, RunLog, new_run_id
 from wideseek.trajectory import End, Rollout
 
 BUDGET_REASONS = frozenset({"max_agents", "max_tokens", "max_tool_calls", "max_seconds"})
@@ -99,12 +99,16 @@ async def answer_question(
     """Answer one question in a new run folder; `config` is kept there as config.resolved.json.
 
     The run's log takes the place of the emit of `research`; `watch` is shown every event.
+    LogFailedError, alone or in a group, when the folder can no longer be written to.
     """
     with RunLog(runs_dir, run_id or new_run_id(), watch=watch) as log:
-        resolved = json.dumps(dict(config), ensure_ascii=False, indent=2, default=str) + "\n"
-        (log.folder / "config.resolved.json").write_text(resolved, encoding="utf-8")
-        rollout = await replace(research, emit=log.emit).run(
-            question, workflow=workflow, seed=seed, cancel=cancel
-        )
-    answer = write_answer(log.folder)
+        try:
+            resolved = json.dumps(dict(config), ensure_ascii=False, indent=2, default=str) + "\n"
+            (log.folder / "config.resolved.json").write_text(resolved, encoding="utf-8")
+            rollout = await replace(research, emit=log.emit).run(
+                question, workflow=workflow, seed=seed, cancel=cancel
+            )
+            answer = write_answer(log.folder)
+        except OSError as error:
+            raise LogFailedError(f"run folder {log.folder}: {error.strerror}") from error
     return Answered(run_id=log.run_id, folder=log.folder, rollout=rollout, answer=answer)

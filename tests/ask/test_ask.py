@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -99,6 +100,22 @@ def test_json_is_one_object_and_nothing_else(ask: Ask) -> None:
     assert found["usage"]["agents"] == 4
     kept = json.loads((ask.last_run() / "config.resolved.json").read_text())
     assert (kept["seed"], kept["workflow"]) == (7, "team")
+
+
+@pytest.mark.parametrize("room", [100, 1500, 4000])
+def test_a_full_disk_is_one_line(ask: Ask, room: int) -> None:
+    """Files may grow to `room` bytes: the settings, an early event or a late one no longer fit."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with team() as url:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            code = ask("--base-url", url)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and ask.out == ""
+    last = ask.err.splitlines()[-1]
+    assert last.startswith("ask: run folder ") and "File too large" in last
+    assert "Traceback" not in ask.err
 
 
 def test_the_key_is_written_nowhere(ask: Ask) -> None:

@@ -46,11 +46,15 @@ def make_runs_dir(runs_dir: Path) -> None:
         raise ValueError(f"--runs-dir {runs_dir}: {error.strerror}") from None
 
 
+class LogFailedError(Exception):
+    """The folder of a run that is under way can no longer be written to."""
+
+
 class RunLog:
     """Writes one new run; `emit` is the run's Emit. A context manager that closes the file.
 
     `watch` is shown every event after it is written. ValueError if the run already exists or its
-    folder cannot be made.
+    folder cannot be made; LogFailedError from `emit` when the disk is full or the folder gone.
     """
 
     def __init__(
@@ -84,7 +88,16 @@ class RunLog:
         parent_id: str | None = None,
     ) -> None:
         """Append one event. A page in `data` is stored beside the log, its text becomes a hash."""
-        data = dict(data)
+        try:
+            event = self._write(type, dict(data), agent_id, parent_id)
+        except OSError as error:
+            raise LogFailedError(f"run folder {self.folder}: {error.strerror}") from error
+        if self._watch is not None:
+            self._watch(event)
+
+    def _write(
+        self, type: EventType, data: dict[str, Any], agent_id: str | None, parent_id: str | None
+    ) -> Event:
         if "page" in data:
             data["page"] = self._store(data["page"])
         event = Event(
@@ -99,8 +112,7 @@ class RunLog:
         # A lone half of a surrogate pair becomes its JSON escape.
         self._file.write((event.to_json() + "\n").encode("utf-8", "backslashreplace"))
         self._seq += 1
-        if self._watch is not None:
-            self._watch(event)
+        return event
 
     def _store(self, page: Mapping[str, Any]) -> dict[str, Any]:
         text = page["text"].encode("utf-8", "replace")
