@@ -156,8 +156,8 @@ def _noted(number: int | str, name: str, facts: Sequence[Fact]) -> str:
     """What a page says, a line a fact, then all values in a line.
 
     " (a) capital city: (a) capital [a] Lima" repeats what was asked before it names the label, so that the two are compared
-    side by side, and the letter before the label, which is where the next look-up starts. The last line puts the cells of the
-    row side by side, "7. Peru [a] Lima [b] 1,285,220 km²". Each step needs one look back only.
+    side by side, and the letter before the label, which is where the next look-up starts. The last line puts the cells of
+    the row side by side, "7. Peru [a] Lima [b] 1,285,220 km²". Each step needs one look back only.
     """
     marked = list(zip(FACT_LETTERS, facts, strict=False))
     lines = [f" ({x}) {fact.asked}: ({x}) {fact.label} [{x}] {fact.value}" for x, fact in marked]

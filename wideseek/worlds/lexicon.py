@@ -31,6 +31,8 @@ _MARKED = {
     "s": "šş",
     "z": "ž",
 }
+_REAL = frozenset(("country", "city", "element", "currency", "language"))
+"""Kinds of the bundled corpus: never asked for as items in training."""
 _STEMS_SHARE = 0.12  # share of names whose words end in an English-looking stem
 _STEMS = "land stan ville burg ton ford dale wick berg heim gate mouth field worth grad ia ium ese ish ine".split()
 
@@ -46,7 +48,7 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """One split's words."""
+    """One split's words; fact_kinds: labels of facts that can also be kinds, singular and plural."""
 
     split: Split
     kinds: tuple[tuple[str, str], ...]
@@ -55,6 +57,7 @@ class Lexicon:
     groups: tuple[str, ...]
     adjectives: tuple[str, ...]
     words: tuple[str, ...]
+    fact_kinds: tuple[tuple[str, str], ...]
 
     def word(self, rng: random.Random) -> str:
         """A made-up lower-case word of this split; a word's split is decided by its hash, one in five is test."""
@@ -161,4 +164,9 @@ def load_lexicon(split: Split) -> Lexicon:
         groups=tuple(data["groups"][split].split()),
         adjectives=tuple(data["groups"]["adjectives_test" if test else "adjectives"].split()),
         words=tuple(data["words"]["train"].split()),
+        fact_kinds=tuple(
+            (a.label, a.asked[0])
+            for a in train_attributes
+            if a.asked[0] == f"{a.label}s" and a.label not in _REAL
+        ),
     )

@@ -49,8 +49,11 @@ def long_word(lexicon: Lexicon, rng: random.Random) -> str:
 def invent(kind: str, lexicon: Lexicon, rng: random.Random) -> Attribute:
     """A fact with a made-up label; `kind` of values."""
     first, second = long_word(lexicon, rng), long_word(lexicon, rng)
-    if rng.random() < 0.35:
+    draw = rng.random()
+    if draw < 0.25:
         second = rng.choice(lexicon.words)
+    elif draw < 0.45:
+        second = rng.choice(lexicon.kinds)[0]
     template = rng.choice((_ONE_WORD if rng.random() < 0.6 else _TWO_WORDS).strip().splitlines())
     label, forms = template.format(w=first, W=plural(first), v=second, V=plural(second)).split("; ")
     return Attribute(label, tuple(forms.split(", ")), kind)

@@ -104,9 +104,13 @@ class _World:
         return chosen
 
     def draw_kind(self) -> tuple[str, str]:
-        if self.split == "train" and self.rng.random() < 0.3:
+        """Singular and plural; in training also made-up words, and words that are facts elsewhere ("the capitals of")."""
+        draw = self.rng.random() if self.split == "train" else 1.0
+        if draw < 0.3:
             word = made_up.long_word(self.lexicon, self.rng)
             return word, made_up.plural(word)
+        if draw < 0.45:
+            return self.rng.choice(self.lexicon.fact_kinds)
         return self.rng.choice(self.lexicon.kinds)
 
     def draw_entities(self, count: int, attributes: list[Attribute]) -> list[_Entity]:
