@@ -140,12 +140,12 @@ def plan_example(task: Task, renderer: Renderer, width: int) -> Example:
 def _draw_rows(rng: random.Random) -> tuple[int, int]:
     """Mostly narrow tables, now and then a very wide one: a wide lead costs as much as ten narrow ones."""
     return rng.choices(
-        ((1, 3), (2, 8), (6, 12), (10, 20), (20, 35), (35, 50)), (16, 46, 24.5, 9, 3, 1.5)
+        ((1, 3), (2, 8), (6, 12), (10, 20), (20, 35), (35, 50)), (25, 40, 21, 9, 3.2, 1.8)
     )[0]
 
 
 def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) -> Iterator[Example]:
-    """An endless stream of examples of all roles; at most four subagents of a rollout are kept.
+    """An endless stream of examples of all roles; at most three subagents of a rollout are kept.
 
     Trajectories above `max_length` tokens are dropped. After each rollout come `plans` first turns of other leads.
     """
@@ -163,7 +163,7 @@ def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) ->
         lead, *subs = rollout.trajectories
         if garbled:
             subs = []  # only how the lead goes on from what it was told is to be learned
-        kept = subs[:1] + rng.sample(subs[1:], min(3, len(subs) - 1)) if subs else []
+        kept = subs[:1] + rng.sample(subs[1:], min(2, len(subs) - 1)) if subs else []
         for trajectory in (lead, *kept):
             listing = trajectory.role == "sub" and trajectory.task.startswith("list: ")
             example = to_example(trajectory, "list" if listing else trajectory.role)
@@ -172,6 +172,6 @@ def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) ->
         for _ in range(plans):
             rows = rng.choice(((1, 1), (2, 4)))
             task = make_task(
-                rng.getrandbits(48), "train", rows, rng.choice(("boxed", "table", "table"))
+                rng.getrandbits(48), "train", rows, rng.choice(("boxed", "table", "table", "table"))
             )
             yield plan_example(task, renderer, rng.choice(WIDTHS))
