@@ -10,13 +10,20 @@ from typing import Any
 
 from wideseek.grading.widesearch_aggregate import FIGURES
 from wideseek_eval.figure import draw_svg, points_of
-from wideseek_eval.report import METRICS, blocks_of, metrics_of, rate, tell_contamination
+from wideseek_eval.report import (
+    METRICS,
+    blocks_of,
+    metrics_of,
+    rate,
+    tell_contamination,
+    tell_dollars,
+)
 
 NOT_MEASURED = "not measured"
 _OURS = '<tr class="ours">'
 _SHOWN_ELSEWHERE = frozenset(
     "all by_group by_rows by_kind by_language widesearch qa qa_by_group mean agents fetches contamination "
-    "stop_reasons agent_ends tool_outcomes grading_failures".split()
+    "stop_reasons agent_ends tool_outcomes grading_failures dollars".split()
 )
 
 
@@ -33,9 +40,14 @@ def render_page(summary: Mapping[str, Any]) -> str:
         _endings(summary),
         *_papers(summary),
     ]
-    body.append(_section("How it was made", _table((), _settings(summary))))
+    body.append(section("How it was made", table((), _settings(summary))))
+    return fill_page(title, body)
+
+
+def fill_page(title: str, parts: Iterable[str]) -> str:
+    """The whole page around parts that are HTML."""
     page = (files("wideseek_eval") / "page.html").read_text(encoding="utf-8")
-    return Template(page).substitute(title=escape(title), body="\n".join(filter(None, body)))
+    return Template(page).substitute(title=escape(title), body="\n".join(filter(None, parts)))
 
 
 def _intro(summary: Mapping[str, Any]) -> str:
@@ -83,17 +95,17 @@ def _scores(block: Mapping[str, Any], k: int) -> str:
         for name, scores in block.items()
     ]
     headers = ("", "tasks", *(METRICS[metric] for metric in metrics))
-    body = _table(headers, averages, f"Avg@{k}")
+    body = table(headers, averages, f"Avg@{k}")
     if k > 1:
         best = [
             (name, str(scores["tasks"]), *(_cell(scores["best"].get(m)) for m in metrics))
             for name, scores in block.items()
         ]
-        body += _table(headers, best, f"Max@{k}; of success and right answers, Pass@{k}")
+        body += table(headers, best, f"Max@{k}; of success and right answers, Pass@{k}")
     short = block["all"]["short"]
     if short:
         body += f'<p class="soft">{short} tasks have fewer trials than others.</p>'
-    return _section("Scores", body)
+    return section("Scores", body)
 
 
 def _widesearch(summary: Mapping[str, Any]) -> str:
@@ -114,8 +126,8 @@ def _widesearch(summary: Mapping[str, Any]) -> str:
             ]
             rows.append((figure.replace("_", " "), *cells))
         note = f"{part}; of score, the success of a whole table, Max@{k} is Pass@{k}"
-        tables.append(_table(headers, rows, note))
-    return _section(f"WideSearch, {_judge(summary)}", "".join(tables)) if tables else ""
+        tables.append(table(headers, rows, note))
+    return section(f"WideSearch, {_judge(summary)}", "".join(tables)) if tables else ""
 
 
 def _costs(summary: Mapping[str, Any]) -> str:
@@ -125,9 +137,10 @@ def _costs(summary: Mapping[str, Any]) -> str:
     for role, cost in summary["agents"].items():
         told = f"{cost['tokens']:,.0f}", f"{cost['tool_calls']:.1f}", f"{cost['seconds']:.1f}"
         rows.append((f"a {role} agent", f"{cost['agents']:,.0f}", *told))
-    return _section(
-        "Cost", _table(("on average", "number", "tokens", "tool calls", "seconds"), rows)
-    )
+    shown = table(("on average", "number", "tokens", "tool calls", "seconds"), rows)
+    if "dollars" in summary:
+        shown += f"<p>{escape(tell_dollars(summary))}</p>"
+    return section("Cost", shown)
 
 
 def _tools(summary: Mapping[str, Any]) -> str:
@@ -140,7 +153,7 @@ def _tools(summary: Mapping[str, Any]) -> str:
         told = (f"{METRICS[m]} {_plain(scores.get(m))}" for m in METRICS if m in scores)
         notes.append(f"without these trials: {', '.join(told) or NOT_MEASURED}")
     shown = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return _section("Pages and searches", _table(("", "came back"), rows) + shown)
+    return section("Pages and searches", table(("", "came back"), rows) + shown)
 
 
 def _endings(summary: Mapping[str, Any]) -> str:
@@ -148,7 +161,7 @@ def _endings(summary: Mapping[str, Any]) -> str:
     for name in ("stop_reasons", "agent_ends", "tool_outcomes", "grading_failures"):
         told = ", ".join(f"{kind} {count}" for kind, count in summary[name].items())
         rows.append((name.replace("_", " "), told or "none"))
-    return _section("How it ended", _table((), rows))
+    return section("How it ended", table((), rows))
 
 
 def _papers(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -166,7 +179,7 @@ def _papers(summary: Mapping[str, Any]) -> Iterable[str]:
     note = f"{told['source']}, in percent."
     if summary.get("widesearch"):
         note += f" Here: the official figures, {summary['k']} trials, {_judge(summary)}."
-    yield _section("Beside the paper", _paper_table(headers, told["widesearch"], ours, note))
+    yield section("Beside the paper", _paper_table(headers, told["widesearch"], ours, note))
     ours = (name, *(_percent(s and s["mean"]) for s in sets))
     note = "The question-answering sets, in percent, graded by a judge model."
     yield _paper_table(("", *told["sets"]), told["qa"], ours, note)
@@ -184,7 +197,7 @@ def _paper_table(
         [row[0], *(f"{value:.1f}" for value in row[1:]), *["-"] * (len(headers) - len(row))]
         for row in rows
     ]
-    return _table(headers, [*theirs, ours], note, ours=len(theirs))
+    return table(headers, [*theirs, ours], note, ours=len(theirs))
 
 
 def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -194,14 +207,15 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), str(value)) for name, value in shown.items()]
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """HTML of a part under a title."""
     return f"<h2>{escape(title)}</h2>{body}"
 
 
-def _table(
+def table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", ours: int = -1
 ) -> str:
-    """Rows of texts; `ours` is the row that stands out."""
+    """HTML of rows of texts; `ours` is the row that stands out. All is escaped."""
     head = "".join(f"<th>{escape(name)}</th>" for name in headers)
     lines = "".join(
         (_OURS if index == ours else "<tr>")

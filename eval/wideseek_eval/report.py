@@ -253,6 +253,8 @@ def render(summary: dict[str, Any]) -> str:
         f"{mean['tokens']:,.0f} tokens, {mean['tool_calls']:.1f} tool calls, "
         f"{mean['seconds']:.1f} s (longest {summary['max_seconds']:.1f} s)",
     ]
+    if "dollars" in summary:
+        lines.append(f"cost: {tell_dollars(summary)}")
     for role, cost in summary["agents"].items():
         lines.append(
             f"a {role} agent on average: {cost['tokens']:,.0f} tokens, "
@@ -293,6 +295,12 @@ def rate(counts: Mapping[str, int]) -> str:
         return "never tried"
     share = counts["succeeded"] / counts["tried"]
     return f"{share:.1%} ({counts['succeeded']} of {counts['tried']})"
+
+
+def tell_dollars(summary: Mapping[str, Any]) -> str:
+    """What all trials cost, and one of them."""
+    each = summary["dollars"] / max(1, summary["trials"])
+    return f"{summary['dollars']:,.2f} dollars, {each:,.4f} a trial"
 
 
 def tell_contamination(found: Mapping[str, Any]) -> str:

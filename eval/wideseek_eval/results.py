@@ -21,7 +21,8 @@ class Record:
 
     rows: of the gold, 0 without a table. answered, score, wide, qa, judged and failure are those of
     its Grade; all but the first are None in a trial that is not graded. agent_ends and
-    tool_outcomes count by name.
+    tool_outcomes count by name. tokens: of prompts and replies; reply_tokens are those of replies,
+    cached_tokens those of prompts that were not computed again.
     """
 
     task: str
@@ -43,6 +44,13 @@ class Record:
     qa: QAScore | None = None
     judged: bool | None = None
     wide: WideScore | None = None
+    cached_tokens: int = 0
+    reply_tokens: int = 0
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that went through the model."""
+        return self.tokens - self.cached_tokens
 
     @property
     def is_table_score(self) -> bool:
@@ -93,6 +101,8 @@ def record_run(task: EvalTask, trial: int, run: str, events: list[Event], grade:
         qa=grade.qa,
         judged=grade.judged,
         wide=grade.wide,
+        cached_tokens=usage["cached_tokens"],
+        reply_tokens=usage["completion_tokens"],
     )
 
 

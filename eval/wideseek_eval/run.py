@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wideseek.agents.model_call import derive_seed
-from wideseek.agents.research import Workflow
+from wideseek.agents.research import Research, Workflow
 from wideseek.answering import answer_question, plan_research
 from wideseek.backends import Backends, Model, name_of
 from wideseek.grading.failure import Failure
@@ -26,19 +26,45 @@ from wideseek_eval.suites import EvalTask
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """How every question is answered. width: subagents a call; max_seconds: of one question."""
+    """How every question is answered.
+
+    width: subagents a call; turns: of an agent that works alone. max_seconds, max_tokens: of one
+    question. reply_tokens: of one reply, and of a subagent's. None: as `plan_research` has it.
+    """
 
     workflow: Workflow
     width: int
     temperature: float
     max_seconds: float
     seed: int
+    turns: int | None = None
+    max_tokens: int | None = None
+    reply_tokens: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Who leads, or works alone, and who works for the lead."""
+
+    lead: Model
+    sub: Model
+
+    @property
+    def name(self) -> str:
+        """Of the model, or of both."""
+        same = self.sub is self.lead
+        return self.lead.name if same else f"{self.lead.name}+{self.sub.name}"
+
+
+def no_limit(unanswered: int) -> bool:
+    """Whether another trial may begin after so many without an answer: always."""
+    return True
 
 
 async def run_trials(
     tasks: Sequence[EvalTask],
     trials: int,
-    model: Model | None,
+    model: Model | Team | None,
     settings: Settings,
     results: Results,
     *,
@@ -46,14 +72,16 @@ async def run_trials(
     show: Callable[[Record], None],
     graded: bool = True,
     judge: PatientJudge | None = None,
+    may_begin: Callable[[int], bool] = no_limit,
 ) -> int:
     """Answer and grade what `results` lacks, in task order; the number that got no answer at all.
 
     Without a model only finished runs are graded; without `graded` they are only run, and shown as
     records without a score. A model that failed (an outage, not a bad answer) leaves no result: the
     trial is done again by the next session on the same folder. Nor does a judge that failed: the
-    answer is kept, and judged by the next session.
+    answer is kept, and judged by the next session. may_begin is asked before each question.
     """
+    team = model if isinstance(model, Team | None) else Team(model, model)
     open_slots = asyncio.Semaphore(concurrency)
     unfinished = 0
 
@@ -62,8 +90,8 @@ async def run_trials(
         folder = results.runs / f"{task.id}-t{trial}"
         async with open_slots:
             events = _finished_events(folder)
-            if not events and model is not None:
-                events = await _ask(task, trial, folder, model, settings)
+            if not events and team is not None and may_begin(unfinished):
+                events = await _ask(task, trial, folder, team, settings)
         if not events or events[-1].type is not EventType.RUN_COMPLETED:
             unfinished += 1
             return
@@ -94,32 +122,44 @@ def _finished_events(folder: Path) -> list[Event]:
 
 
 async def _ask(
-    task: EvalTask, trial: int, folder: Path, model: Model, settings: Settings
+    task: EvalTask, trial: int, folder: Path, team: Team, settings: Settings
 ) -> list[Event]:
     """The events of a new run in `folder`, in place of one that a kill or an outage cut short."""
     if folder.exists():
         shutil.rmtree(folder)
-    seed = derive_seed(settings.seed, task.id, trial)
-    backends = Backends(
-        lead=model, sub=model, corpus=task.open_corpus(), bundled=model.name == name_of(None)
-    )
-    research = plan_research(
-        backends,
-        task.question,
-        width=settings.width,
-        temperature=settings.temperature,
-        budget=Budget(max_agents=None, max_seconds=settings.max_seconds),
-    )
+    research = _plan(task, team, settings)
     tools = GuardedTools(research.search, research.access, load_guard())
     research = replace(research, search=tools, access=tools)
-    config: dict[str, Any] = {"task": task.id, "trial": trial, "model": model.name}
+    config: dict[str, Any] = {"task": task.id, "trial": trial, "model": team.name}
     answered = await answer_question(
         research,
         task.question,
         runs_dir=folder.parent,
         run_id=folder.name,
         workflow=settings.workflow,
-        seed=seed,
+        seed=derive_seed(settings.seed, task.id, trial),
         config=config,
     )
     return read_events(answered.folder)
+
+
+def _plan(task: EvalTask, team: Team, settings: Settings) -> Research:
+    """How the settings have a question answered."""
+    bundled = team.lead is team.sub and team.lead.name == name_of(None)
+    budget = Budget(max_agents=None, max_seconds=settings.max_seconds)
+    if settings.max_tokens is not None:
+        budget = replace(budget, max_tokens=settings.max_tokens)
+    research = plan_research(
+        Backends(lead=team.lead, sub=team.sub, corpus=task.open_corpus(), bundled=bundled),
+        task.question,
+        width=settings.width,
+        temperature=settings.temperature,
+        budget=budget,
+    )
+    limits = research.limits
+    if settings.turns is not None:
+        limits = replace(limits, single_turns=settings.turns)
+    if settings.reply_tokens is not None:
+        most, of_sub = settings.reply_tokens
+        limits = replace(limits, max_turn_tokens=most, max_sub_turn_tokens=of_sub)
+    return replace(research, limits=limits)

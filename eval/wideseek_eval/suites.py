@@ -67,13 +67,20 @@ class EvalTask:
 
 
 def draw_worlds(
-    split: Literal["train", "test"], count: int, seed: int, rows: tuple[int, int] | None
+    split: Literal["train", "test"],
+    count: int,
+    seed: int,
+    rows: tuple[int, int] | None,
+    kind: Literal["table"] | None = None,
 ) -> list[EvalTask]:
-    """`count` worlds, each with a corpus of its own, of `rows` items or WORLD_ROWS in turn."""
+    """`count` worlds, each with a corpus of its own, of `rows` items or WORLD_ROWS in turn.
+
+    kind: ask for nothing but tables. A seed then draws other worlds, under the same ids.
+    """
     tasks = []
     for index in range(count):
         width = rows or WORLD_ROWS[index % len(WORLD_ROWS)]
-        world = make_task(seed * 1_000_000 + index, split, width)
+        world = make_task(seed * 1_000_000 + index, split, width, kind)
         tasks.append(
             EvalTask(
                 id=world.id,

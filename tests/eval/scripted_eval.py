@@ -1,6 +1,7 @@
 """An evaluation of worlds on a script instead of a model."""
 
 import asyncio
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,25 @@ class ScriptedTeam(ScriptedModel):
         self.asked.append(task.id)
         seed = talk.samplings[-1].seed
         return right(task) if seed is not None and seed % 3 else uneven(task)
+
+
+class WideTeam(ScriptedModel):
+    """A team reads two rows a subagent it may start, an agent alone a row in every five turns."""
+
+    async def _speak(self, talk: Talk) -> Said:
+        await asyncio.sleep(self._seconds)
+        if "Look for" in talk.user:
+            return search("the list") if talk.turn == 1 else "I found a list."
+        task = next(task for task in self._tasks if talk.user.startswith(task.question))
+        turns = int(re.findall(r"turn 1 of (\d+)", talk.user)[0])
+        width = re.findall(r"up to (\d+) subagents", talk.user)
+        if not width:
+            self.asked.append(task.id)
+            return fenced(task.columns, task.rows[: turns // 5])
+        if talk.turn == 1:
+            return spawn(*(f"Look for part {part}." for part in range(int(width[0]))))
+        self.asked.append(task.id)
+        return fenced(task.columns, task.rows[: 2 * int(width[0])])
 
 
 def fenced(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
 from wideseek_eval.report import summarise
 from wideseek_eval.results import Record
 
@@ -18,15 +19,18 @@ from tests.eval.widesearch_set import evaluate, says, score_some, wise, write_se
 from wideseek.runs.events import EventType
 from wideseek.runs.log import read_events
 
-TASKS, TRIALS, KILLS = 6, 2, 4
+SMALL, LARGE = (6, 2, 4), (30, 4, 10)
+"""Tasks, trials, kills. The large one: pytest -m slow tests/eval/test_eval_killed.py"""
 
 PROCESSES = get_context("forkserver")
 """Children that are forked with everything imported, so that they live to be killed."""
 PROCESSES.set_forkserver_preload(["tests.eval.widesearch_set"])
 
 
-def evaluate_worlds(folder: Path, seconds: float) -> tuple[list[Record], ScriptedModel, int]:
-    return asyncio.run(run_worlds(folder, TASKS, TRIALS, uneven, seconds, cast=ScriptedTeam))
+def evaluate_worlds(
+    folder: Path, tasks: int, trials: int, seconds: float = 0.0
+) -> tuple[list[Record], ScriptedModel, int]:
+    return asyncio.run(run_worlds(folder, tasks, trials, uneven, seconds, cast=ScriptedTeam))
 
 
 def timeless(records: list[Record]) -> dict[str, Record]:
@@ -60,34 +64,40 @@ def has_ended(run: Path) -> bool:
     return bool(events) and events[-1].type is EventType.RUN_COMPLETED
 
 
-def test_a_killed_evaluation_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
-    calm, _, _ = evaluate_worlds(tmp_path / "calm", 0.0)
+@pytest.mark.parametrize(
+    ("tasks", "trials", "kills"),
+    [SMALL, pytest.param(*LARGE, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_a_killed_evaluation_goes_on_to_the_same_numbers(
+    tmp_path: Path, tasks: int, trials: int, kills: int
+) -> None:
+    calm, _, _ = evaluate_worlds(tmp_path / "calm", tasks, trials)
     folder = tmp_path / "killed"
     path = folder / "results.jsonl"
     kept, done, killed = b"", {}, 0
-    for _ in range(KILLS):
-        wanted = kept.count(b"\n") + random.randrange(TASKS * TRIALS // KILLS)
+    for _ in range(kills):
+        wanted = kept.count(b"\n") + random.randrange(tasks * trials // kills)
         begun = len(list(folder.glob("runs/*"))) + 1
 
         def reached(wanted: int = wanted, begun: int = begun) -> bool:
             runs = len(list(folder.glob("runs/*")))
             return runs >= begun and lines_of(path).count(b"\n") >= wanted
 
-        killed += kill_at(evaluate_worlds, (folder, 0.02), reached)
+        killed += kill_at(evaluate_worlds, (folder, tasks, trials, 0.02), reached)
         assert lines_of(path).startswith(kept)
         kept = lines_of(path)
         assert all(log.read_bytes() == text for log, text in done.items()), "a run was done twice"
         logs = list(folder.glob("runs/*/events.jsonl"))
         done = {log: log.read_bytes() for log in logs if has_ended(log.parent)}
-    records, model, undone = evaluate_worlds(folder, 0.0)
-    assert killed, "it always ended before it could be killed"
+    records, model, undone = evaluate_worlds(folder, tasks, trials)
+    assert killed > kills // 2, "it mostly ended before it could be killed"
     assert undone == 0 and timeless(records) == timeless(calm)
-    assert len(model.asked) == TASKS * TRIALS - len(done)
+    assert len(model.asked) == tasks * trials - len(done)
     assert all(log.read_bytes() == text for log, text in done.items())
-    trials = [
+    lines = [
         (line["task"], line["trial"]) for line in map(json.loads, path.read_bytes().splitlines())
     ]
-    assert len(trials) == len(set(trials)) == TASKS * TRIALS
+    assert len(lines) == len(set(lines)) == tasks * trials
     assert summarise(records, 0)["all"] == summarise(calm, 0)["all"]
 
 
