@@ -1,15 +1,20 @@
-"""What every op does at its border: checks its tensors and picks the Triton kernel or the twin."""
+"""What every op does at its border: checks its tensors and picks Triton, C++ or the twin."""
 
 import os
 
 import torch
 from torch import Tensor
 
+from wideseek_kernels.cpu_build import cpu_kernels
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton reads it too, and then runs its kernels as Python on the CPU."""
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels load and store; they compute in fp32."""
+
+CSRC_DTYPES = (torch.float32, torch.bfloat16)
+"""What the C++ kernels load and store; they compute in fp32."""
 
 FLOATS = (*KERNEL_DTYPES, torch.float64)
 
@@ -20,6 +25,24 @@ def takes_kernel(x: Tensor) -> bool:
     An empty tensor does not: there is nothing to launch.
     """
     return (x.is_cuda or INTERPRETED) and x.numel() > 0
+
+
+def takes_csrc(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether x goes to the C++ kernel: on the CPU, no gradient wanted, and the kernels are built.
+
+    x and the others, the op's further floats, must be fp32 or bf16, and side by side in memory.
+    """
+    if INTERPRETED or x.device.type != "cpu" or x.numel() == 0:
+        return False
+    with_grad = torch.is_grad_enabled()
+    for each in (x, *others):
+        if each is not None and (
+            each.dtype not in CSRC_DTYPES
+            or not each.is_contiguous()
+            or (with_grad and each.requires_grad)
+        ):
+            return False
+    return cpu_kernels()
 
 
 def check(

@@ -1,8 +1,8 @@
 """Causal attention of many sequences whose keys and values lie in pages, planned once a step.
 
 Exact: a query's result has the same bits whatever the step computes beside it, however its prompt
-was cut into chunks and wherever its pages lie. Every sum runs over absolute key positions, and
-padding adds exact zeros at its end; the constants below keep the BLAS from choosing another order.
+was cut into chunks, whoever shares its pages and wherever they lie: every sum runs over absolute
+key positions in an order of its own. The twin holds to that as far as the BLAS lets it.
 """
 
 from dataclasses import dataclass
@@ -10,64 +10,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-ROW_TILE = 4
-"""Rows of a matrix product come in multiples of it; the odd ones out oneMKL adds up differently."""
+from wideseek_kernels import reference_attention
+from wideseek_kernels.border import FLOATS, check, check_for_kernel, takes_csrc
+from wideseek_kernels.reference_attention import ROW_TILE, GatherPlan
+from wideseek_kernels.work_list import WorkList, plan_work
 
-KEY_TILE = 64
-"""Keys are padded to a multiple of it, so that no vector of scores has a scalar remainder."""
+__all__ = ["ROW_TILE", "AttentionPlan", "paged_attention", "plan_attention"]
 
-KEY_BLOCK = 512
-"""Keys that one pass of torch's attention reads. oneMKL adds up a product over a pass of more than
-HALVED_FROM and less than HALVED_TO keys in two halves, any other in equal tiles; those are padded
-on."""
-
-HALVED_FROM, HALVED_TO = 192, 384
-
-QUERY_BLOCK = 256
-"""Queries of a chunk that go at once; each such block reads only the keys it may see."""
-
-GROUP_BYTES = 2 << 20
-"""Keys that sequences decoding together may gather: what a core keeps in its cache is read again
-several times faster."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Sequences with one query each, padded to as many keys: rows begin to end of q.
-
-    page_rows [B * KV * n] picks their pages from a cache seen as [P * KV, page_size * D];
-    mask [B, 1, 1, L] is 0 on a key and -inf on padding.
-    """
-
-    begin: int
-    end: int
-    page_rows: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One sequence with several queries: rows begin to end of q; page_rows [KV * n] as in Group.
-
-    blocks are (first row, end row, mask [1, 1, queries, L]) of q, queries padded to ROW_TILE.
-    """
-
-    begin: int
-    end: int
-    page_rows: Tensor
-    blocks: list[tuple[int, int, Tensor]]
+HEAD_DIMS = (16, 32, 64, 128)
+"""What csrc/attention.cpp is compiled for."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """Who reads which pages in one step; the same for every layer. Covers the first rows of q."""
+    """Who reads which pages in one step; the same for every layer.
+
+    Covers the first num_rows rows of q; made for caches of this shape [P, KV, page_size, D].
+    """
 
     num_rows: int
-    groups: list[Group]
-    chunks: list[Chunk]
+    cache_shape: tuple[int, ...]
+    parts: WorkList | GatherPlan
 
 
 def plan_attention(
@@ -78,25 +43,23 @@ def plan_attention(
 ) -> AttentionPlan:
     """Plan a step in which sequence i has q_lens[i] queries, the last of its kv_lens[i] tokens.
 
-    pages[i] are its pages in order, at least ceil(kv_lens[i] / page_size). The queries lie side by
-    side in the order of the sequences. Sequences of one query that follow each other are read
-    together: put them in order of length. cache [P, KV, page_size, D] is any layer's.
+    pages[i] are its pages in order, at least ceil(kv_lens[i] / page_size); those that several
+    sequences begin with are read once for all of them. The queries lie side by side in the order of
+    the sequences, which is best that of their length. cache [P, KV, page_size, D] is any layer's.
+    Raises ValueError: pages, kv_lens, q_lens, cache.
     """
-    planner = _Planner(cache)
-    groups: list[Group] = []
-    chunks: list[Chunk] = []
-    row = index = 0
-    while index < len(pages):
-        if q_lens[index] > 1:
-            chunks.append(planner.chunk(row, pages[index], kv_lens[index], q_lens[index]))
-            row += q_lens[index]
-            index += 1
-        else:
-            end = planner.group_end(index, kv_lens, q_lens)
-            groups.append(planner.group(row, pages[index:end], kv_lens[index:end]))
-            row += end - index
-            index = end
-    return AttentionPlan(row, groups, chunks)
+    check("cache", cache, (None, None, None, None), cache.device, *FLOATS)
+    _, num_kv, page_size, head_dim = cache.shape
+    pages = _checked(pages, kv_lens, q_lens, cache)
+    parts: WorkList | GatherPlan
+    if head_dim in HEAD_DIMS and takes_csrc(cache):
+        threads = torch.get_num_threads()
+        parts = plan_work(
+            pages, kv_lens, q_lens, page_size=page_size, num_kv=num_kv, num_threads=threads
+        )
+    else:
+        parts = reference_attention.plan_attention(pages, kv_lens, q_lens, cache)
+    return AttentionPlan(parts.num_rows, tuple(cache.shape), parts)
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> Tensor:
@@ -104,104 +67,59 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
 
     q [T, H, D], k_cache and v_cache [P, KV, page_size, D] of one dtype, query head h reading key
     head h // (H / KV) -> [T, H, D]; rows beyond the plan's come out 0. The keys of the queries are
-    in the cache already.
+    in the cache already. Reads each key and value of a shared or own page once for at most
+    `work_list.UNIT_ROWS` queries, 4 H D FLOPs each. Not differentiable in C++. Raises ValueError.
     """
-    num_heads, num_kv, head_dim = q.shape[1], k_cache.shape[1], q.shape[2]
-    group_size = num_heads // num_kv
-    flat_k, flat_v = k_cache.flatten(0, 1).flatten(1), v_cache.flatten(0, 1).flatten(1)
-    out = torch.empty_like(q)
-    out[plan.num_rows :] = 0
-    for group in plan.groups:
-        batch, *_, num_keys = group.mask.shape
-        kv_shape = (batch, num_kv, num_keys, head_dim)
-        k = flat_k.index_select(0, group.page_rows).view(kv_shape)
-        v = flat_v.index_select(0, group.page_rows).view(kv_shape)
-        rows = q[group.begin : group.end].view(batch, num_kv, group_size, head_dim)
-        rows = F.pad(rows, (0, 0, 0, -group_size % ROW_TILE))
-        mask = group.mask.expand(-1, -1, rows.shape[2], -1)
-        read = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask)
-        out[group.begin : group.end] = read[:, :, :group_size].reshape(batch, num_heads, head_dim)
-    for chunk in plan.chunks:
-        # Key heads stand as the batch and the query heads of each as its heads: nothing is copied.
-        kv_shape = (num_kv, 1, -1, head_dim)
-        k = flat_k.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
-        v = flat_v.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
-        for begin, end, mask in chunk.blocks:
-            rows = q[begin:end].view(-1, num_kv, group_size, head_dim).permute(1, 2, 0, 3)
-            rows = F.pad(rows, (0, 0, 0, -(end - begin) % ROW_TILE))
-            num_keys = mask.shape[3]
-            read = F.scaled_dot_product_attention(
-                rows, k[:, :, :num_keys], v[:, :, :num_keys], attn_mask=mask
-            )
-            read = read[:, :, : end - begin].permute(2, 0, 1, 3)
-            out[begin:end] = read.reshape(-1, num_heads, head_dim)
+    num_kv, head_dim = k_cache.shape[1], k_cache.shape[3]
+    check("q", q, (None, None, head_dim), q.device, *FLOATS)
+    check("k_cache", k_cache, plan.cache_shape, q.device, q.dtype)
+    check("v_cache", v_cache, plan.cache_shape, q.device, q.dtype)
+    if num_kv == 0 or q.shape[1] % num_kv:
+        raise ValueError(f"q has {q.shape[1]} heads, expected a multiple of {num_kv} of k_cache")
+    if len(q) < plan.num_rows:
+        raise ValueError(f"q has {len(q)} rows, expected at least {plan.num_rows} of the plan")
+    if isinstance(plan.parts, GatherPlan):
+        return reference_attention.paged_attention(q, k_cache, v_cache, plan.parts)
+    check_for_kernel(q=q, k_cache=k_cache, v_cache=v_cache)
+    work, out = plan.parts, torch.empty_like(q)
+    out[work.num_rows :] = 0
+    torch.ops.wideseek.paged_attention(
+        q,
+        out,
+        k_cache,
+        v_cache,
+        work.pages,
+        work.spans,
+        work.segments,
+        work.units,
+        torch.get_num_threads(),
+    )
     return out
 
 
-def padded_keys(kv_len: int, page_size: int) -> int:
-    """Keys to read for kv_len of them: whole pages and tiles, no pass that would be halved."""
-    unit = max(KEY_TILE, page_size)
-    padded = -(-kv_len // unit) * unit
-    while HALVED_FROM < padded % KEY_BLOCK < HALVED_TO:
-        padded += unit
-    return padded
-
-
-class _Planner:
-    """What the parts of a plan have in common: the shape, dtype and device of the cache."""
-
-    def __init__(self, cache: Tensor) -> None:
-        _, self.num_kv, self.page_size, head_dim = cache.shape
-        self.dtype, self.device = cache.dtype, cache.device
-        self.key_bytes = self.num_kv * head_dim * cache.element_size()
-
-    def group_end(self, first: int, kv_lens: list[int], q_lens: list[int]) -> int:
-        """The end of the sequences from `first` on that decode together."""
-        longest = padded_keys(kv_lens[first], self.page_size)
-        most = max(1, GROUP_BYTES // (longest * self.key_bytes))
-        end = first + 1
-        while (
-            end < min(first + most, len(kv_lens))
-            and q_lens[end] == 1
-            and longest // 2 <= kv_lens[end] <= longest
-        ):
-            end += 1
-        return end
-
-    def group(self, row: int, pages: list[npt.NDArray[np.int64]], kv_lens: list[int]) -> Group:
-        num_keys = max(padded_keys(kv_len, self.page_size) for kv_len in kv_lens)
-        keys = torch.arange(num_keys, device=self.device)
-        lens = torch.tensor(kv_lens, device=self.device)
-        return Group(
-            begin=row,
-            end=row + len(pages),
-            page_rows=self._page_rows(pages, num_keys),
-            mask=self._mask(keys >= lens[:, None])[:, None, None],
-        )
-
-    def chunk(self, row: int, pages: npt.NDArray[np.int64], kv_len: int, q_len: int) -> Chunk:
-        blocks = []
-        for begin in range(0, q_len, QUERY_BLOCK):
-            end = min(begin + QUERY_BLOCK, q_len)
-            position = kv_len - q_len + begin
-            num_keys = padded_keys(kv_len - q_len + end, self.page_size)
-            num_queries = -(-(end - begin) // ROW_TILE) * ROW_TILE
-            keys = torch.arange(num_keys, device=self.device)
-            queries = torch.arange(position, position + num_queries, device=self.device)
-            mask = self._mask(keys > queries[:, None])
-            blocks.append((row + begin, row + end, mask[None, None]))
-        page_rows = self._page_rows([pages], padded_keys(kv_len, self.page_size))
-        return Chunk(row, row + q_len, page_rows, blocks)
-
-    def _mask(self, hidden: Tensor) -> Tensor:
-        zeros = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        return zeros.masked_fill_(hidden, -torch.inf)
-
-    def _page_rows(self, pages: list[npt.NDArray[np.int64]], num_keys: int) -> Tensor:
-        """Rows of the flat cache, [sequence, key head, page]; padding reads page 0, masked."""
-        table = np.zeros((len(pages), 1, num_keys // self.page_size), np.int64)
-        for i, own in enumerate(pages):
-            count = min(len(own), table.shape[2])
-            table[i, 0, :count] = own[:count]
-        rows = table * self.num_kv + np.arange(self.num_kv)[:, None]
-        return torch.from_numpy(rows.reshape(-1)).to(self.device)
+def _checked(
+    pages: list[npt.NDArray[np.int64]], kv_lens: list[int], q_lens: list[int], cache: Tensor
+) -> list[npt.NDArray[np.int64]]:
+    """The pages that are read; ValueError where one is out of range or missing."""
+    num_pages, _, page_size, _ = cache.shape
+    for name, lens in (("kv_lens", kv_lens), ("q_lens", q_lens)):
+        if len(lens) != len(pages):
+            raise ValueError(f"{name} has length {len(lens)}, expected {len(pages)} as pages")
+    read = []
+    for index, own in enumerate(pages):
+        if not 1 <= q_lens[index] <= kv_lens[index]:
+            raise ValueError(
+                f"q_lens[{index}] is {q_lens[index]}, expected 1 to kv_lens[{index}], "
+                f"{kv_lens[index]}"
+            )
+        count = -(-kv_lens[index] // page_size)
+        if len(own) < count:
+            raise ValueError(
+                f"pages[{index}] has length {len(own)}, expected {count} for {kv_lens[index]} keys"
+            )
+        read.append(own[:count])
+    if read:
+        every = np.concatenate(read)
+        if every.min() < 0 or every.max() >= num_pages:
+            raise ValueError(f"pages has {every.min()} to {every.max()}, of {num_pages} pages")
+    return read

@@ -1,19 +1,25 @@
 """Root-mean-square norm, alone and after the addition of a residual."""
 
+import torch
 from torch import Tensor
 
 from wideseek_kernels import reference
-from wideseek_kernels.border import FLOATS, check, check_for_kernel, takes_kernel
+from wideseek_kernels.border import FLOATS, check, check_for_kernel, takes_csrc, takes_kernel
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) * weight over the last dimension.
 
     x [..., N], weight [N] of any dtype -> [..., N] in the dtype of x; the mean is taken in fp32 and
-    on a GPU the result is rounded once. Rows do not see each other. Differentiable in x and weight.
+    in a kernel the result is rounded once. Rows do not see each other. Differentiable in x and weight.
     Raises ValueError. Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
     check("weight", weight, tuple(x.shape[-1:]), x.device, *FLOATS)
+    if takes_csrc(x, weight):
+        out = torch.empty_like(x)
+        threads = torch.get_num_threads()
+        torch.ops.wideseek.rms_norm(x, None, weight, eps, out, None, threads)
+        return out
     if takes_kernel(x):
         check_for_kernel(x=x, weight=weight)
         from wideseek_kernels.on_triton import rms_norm as on_triton
@@ -31,6 +37,11 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     """
     check("residual", residual, tuple(x.shape), x.device, x.dtype)
     check("weight", weight, tuple(x.shape[-1:]), x.device, *FLOATS)
+    if takes_csrc(x, residual, weight):
+        out, summed = torch.empty_like(x), torch.empty_like(x)
+        threads = torch.get_num_threads()
+        torch.ops.wideseek.rms_norm(x, residual, weight, eps, out, summed, threads)
+        return out, summed
     if takes_kernel(x):
         check_for_kernel(x=x, residual=residual, weight=weight)
         from wideseek_kernels.on_triton import rms_norm as on_triton

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wideseek_kernels import reference_sample
-from wideseek_kernels.border import check, check_for_kernel, takes_kernel
+from wideseek_kernels.border import check, check_for_kernel, takes_csrc, takes_kernel
 
 
 def sample(
@@ -33,6 +33,8 @@ def sample(
     _check(logits, *settings)
     if takes_kernel(logits):
         return _on_triton(logits, *settings)[:3]
+    if takes_csrc(logits):
+        return _on_cpu(logits, *settings)
     return reference_sample.sample(logits, *settings)
 
 
@@ -50,7 +52,28 @@ def sample_with_entropy(
     _check(logits, *settings)
     if takes_kernel(logits):
         return _on_triton(logits, *settings)
-    return *reference_sample.sample(logits, *settings), reference_sample.entropy(logits)
+    sampled = _on_cpu if takes_csrc(logits) else reference_sample.sample
+    return *sampled(logits, *settings), reference_sample.entropy(logits)
+
+
+def _on_cpu(logits: Tensor, *settings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    temperature, top_k, top_p, min_p, seeds, positions = (x.contiguous() for x in settings)
+    tokens, logprobs = torch.empty_like(seeds), torch.empty_like(temperature)
+    plain = torch.empty_like(temperature)
+    torch.ops.wideseek.sample(
+        logits,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        seeds,
+        positions,
+        tokens,
+        logprobs,
+        plain,
+        torch.get_num_threads(),
+    )
+    return tokens, logprobs, plain
 
 
 def _on_triton(logits: Tensor, *settings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

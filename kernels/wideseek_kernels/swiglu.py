@@ -1,18 +1,23 @@
 """Gate of the feed-forward layer."""
 
+import torch
 from torch import Tensor
 
 from wideseek_kernels import reference
-from wideseek_kernels.border import check, check_for_kernel, takes_kernel
+from wideseek_kernels.border import check, check_for_kernel, takes_csrc, takes_kernel
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, elementwise; both [..., N] of one dtype, the result too.
 
-    On a GPU computed in fp32 and rounded once. Differentiable. Raises ValueError.
+    In a kernel computed in fp32 and rounded once. Differentiable. Raises ValueError.
     Source: Shazeer 2020, arXiv 2002.05202, section 2.
     """
     check("up", up, tuple(gate.shape), gate.device, gate.dtype)
+    if takes_csrc(gate, up):
+        out = torch.empty_like(gate)
+        torch.ops.wideseek.swiglu(gate, up, out, torch.get_num_threads())
+        return out
     if takes_kernel(gate):
         check_for_kernel(gate=gate, up=up)
         from wideseek_kernels.on_triton import swiglu as on_triton

@@ -1,0 +1,78 @@
+// The C++ CPU kernels as they are called: raw pointers and sizes, no torch. Elements are fp32 or bf16; sums are fp32.
+//
+// Nothing is checked here: shapes, ranges and dtypes are the caller's word.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+enum WideseekElement : int32_t { WIDESEEK_FP32 = 0, WIDESEEK_BF16 = 1 };
+
+// The worklist of one step; see `wideseek_kernels.work_list`.
+struct WideseekWork {
+    const int64_t* pages;     // of all sequences, one after the other
+    const int64_t* spans;     // [num_spans, 4]: first row of q, rows, position of the first, first of its pages
+    const int64_t* segments;  // [num_segments, 4]: spans from, to; key tiles from, to
+    const int64_t* units;     // [num_units, 4]: spans from, to; segments from, to
+    int64_t num_units;
+};
+
+struct WideseekCache {
+    void* k;  // [num_pages, num_kv, page_size, head_dim]
+    void* v;
+    int64_t num_pages, num_kv, page_size, head_dim;
+};
+
+// out[row] = softmax(q[row] kT / sqrt(head_dim)) v over the keys up to the row's position, for the rows of the work.
+// q and out [rows, num_heads, head_dim]; head_dim 16, 32, 64 or 128. Returns 0, or 1 for another head_dim.
+int wideseek_paged_attention(const void* q, void* out, int64_t num_heads, WideseekCache cache, WideseekWork work,
+                             WideseekElement element, int num_threads);
+
+struct WideseekNorm {
+    const void* x;         // [rows, size]
+    const void* residual;  // the same, or null: nothing is added
+    const void* weight;    // [size]
+    void* out;
+    void* summed;  // x + residual, rounded before it is normed; not written without a residual
+    int64_t rows, size;
+    float eps;
+};
+
+// out = x / sqrt(mean(x^2) + eps) * weight, row by row.
+void wideseek_rms_norm(WideseekNorm norm, WideseekElement element, WideseekElement weight, int num_threads);
+
+// out = silu(gates) * up, elementwise.
+void wideseek_swiglu(const void* gates, const void* up, void* out, int64_t size, WideseekElement element,
+                     int num_threads);
+
+constexpr int64_t WIDESEEK_MAX_HEAD_DIM = 256;
+
+struct WideseekTokens {
+    const void *q, *k, *v;               // [num_tokens, heads, head_dim], heads contiguous, rows *_stride apart
+    const void *q_weight, *k_weight;     // [head_dim], or null: no norm
+    const float *cos, *sin;              // [num_tokens, head_dim], the first half of a sin row negated
+    const int64_t* slots;                // [num_slots]: where in the cache the first tokens go
+    void* out;                           // [num_tokens, num_heads, head_dim]
+    int64_t q_stride, k_stride, v_stride, num_tokens, num_slots, num_heads;
+    float eps;
+};
+
+// q and k are normed and rotated, k and v written into their slots, q into out. head_dim a multiple of 16, at most
+// WIDESEEK_MAX_HEAD_DIM. Returns -1, or the first of the slots that is not in the cache: then nothing is written.
+int64_t wideseek_norm_rotary_kv_write(WideseekTokens tokens, WideseekCache cache, WideseekElement element,
+                                   WideseekElement weight, int num_threads);
+
+struct WideseekLogits {
+    const float* logits;  // [rows, vocab], none of them NaN
+    const float *temperature, *top_p, *min_p;    // [rows]
+    const int64_t *top_k, *seeds, *positions;    // [rows]
+    int64_t* tokens;                             // [rows]
+    float *logprobs, *plain_logprobs;            // [rows]
+    int64_t rows, vocab;
+};
+
+// One token a row; see `wideseek_kernels.sample`.
+void wideseek_sample(WideseekLogits logits, int num_threads);
+
+}
