@@ -53,7 +53,8 @@ class Completion:
 
     logprobs[i] is the log-probability of token_ids[i] under the distribution it was drawn from (after temperature and
     filters; 0.0 when greedy); plain_logprobs[i] under the untouched softmax of the logits. cached_tokens counts prompt
-    tokens whose KV was reused.
+    tokens whose KV was reused. weight_version is the last one at work; weight_versions[i] is the one that sampled
+    token_ids[i], or it is empty and all were sampled by the last.
     """
 
     token_ids: tuple[int, ...]
@@ -63,6 +64,7 @@ class Completion:
     weight_version: int
     cached_tokens: int
     prompt_tokens: int
+    weight_versions: tuple[int, ...] = ()
 
 
 class Generate(Protocol):

@@ -1,13 +1,18 @@
 """A tiny random model whose next tokens are well apart, and the same model in transformers."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from wideseek.engine.engine import Engine
+from wideseek.generation import Completion, Sampling
 from wideseek.model.config import ModelConfig
-from wideseek.model.qwen3 import Qwen3
+from wideseek.model.qwen3 import Attention, FusedAttention, Qwen3
 
 VOCAB = 97
 
@@ -33,6 +38,56 @@ def random_model(seed: int, *, tied_head: bool = False, num_kv_heads: int = 2) -
                 # Random models of the usual scale repeat one token: every test would pass.
                 parameter.mul_(8.0)
     return model
+
+
+class Breakable(Qwen3):
+    """Fails at the steps it is told to, and can be held up."""
+
+    def __init__(self, model: Qwen3) -> None:
+        super().__init__(model.config)
+        self.load_state_dict(model.state_dict())
+        self.broken = False
+        self.running = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def forward(
+        self, tokens_T: Tensor, positions_T: Tensor, attention: Attention | FusedAttention
+    ) -> Tensor:
+        self.running.set()
+        assert self.go_on.wait(30)
+        hidden = super().forward(tokens_T, positions_T, attention)
+        return hidden * torch.nan if self.broken else hidden
+
+
+def weights_of(model: Qwen3) -> dict[str, Tensor]:
+    """A copy of all parameters."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+async def interrupted(
+    engine: Engine, job: tuple[list[int], Sampling], count: int, act: Callable[[], None]
+) -> asyncio.Task[Completion]:
+    """A call whose engine, of a Breakable, does `act` when it has heard `count` tokens."""
+    held = engine.model
+    assert isinstance(held, Breakable)
+    heard = threading.Event()
+    said: list[int] = []
+
+    def on_token(token: int, _: float) -> None:
+        said.append(token)
+        if len(said) == count:
+            held.go_on.clear()
+            heard.set()
+
+    call = asyncio.create_task(engine.generate(*job, on_token=on_token))
+    assert await asyncio.to_thread(heard.wait, 30)
+    acting = asyncio.create_task(asyncio.to_thread(act))
+    while not engine._intruders:
+        await asyncio.sleep(0.001)
+    held.go_on.set()
+    await acting
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -1,42 +1,23 @@
-"""The Engine as a service: many callers, cancellation, new weights, failures."""
+"""The Engine as a service: many callers, cancellation, failures."""
 
 import asyncio
 import random
-import threading
 import time
 from collections.abc import Callable
 
 import pytest
-import torch
-from torch import Tensor
 
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
 from wideseek.generation import Completion, Sampling
-from wideseek.model.qwen3 import Attention, Qwen3
+from wideseek.model.qwen3 import Qwen3
+
+from .conftest import Breakable, weights_of
 
 Prompt = Callable[[int, int], list[int]]
 
 GREEDY = Sampling(temperature=0.0, max_tokens=16)
 ENDLESS = Sampling(temperature=1.0, max_tokens=400)
-
-
-class Breakable(Qwen3):
-    """Fails at the steps it is told to, and can be held up."""
-
-    def __init__(self, model: Qwen3) -> None:
-        super().__init__(model.config)
-        self.load_state_dict(model.state_dict())
-        self.broken = False
-        self.running = threading.Event()
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
-        self.running.set()
-        assert self.go_on.wait(30)
-        hidden = super().forward(tokens_T, positions_T, attention)
-        return hidden * torch.nan if self.broken else hidden
 
 
 def test_200_concurrent_calls_share_prefixes_and_say_what_each_says_alone(
@@ -143,92 +124,6 @@ def test_the_event_loop_runs_while_the_engine_computes(model: Qwen3, prompt: Pro
         assert asyncio.run(beside(engine)) == 16
 
 
-def test_after_new_weights_it_says_what_a_cold_engine_says(
-    model: Qwen3, make_model: Callable[..., Qwen3], prompt: Prompt
-) -> None:
-    jobs = [(prompt(i, 100), GREEDY) for i in range(5)]
-    other = make_model(7)
-    with Engine(make_model(0), EngineConfig(num_pages=64, page_size=16)) as engine:
-        before = engine.generate_batch(jobs)
-        engine.update_weights(other.state_dict().items())
-        after = engine.generate_batch(jobs)
-        assert engine.stats().weight_version == 1
-    with Engine(other, EngineConfig(num_pages=64, page_size=16)) as engine:
-        cold = engine.generate_batch(jobs)
-    assert [c.token_ids for c in after] == [c.token_ids for c in cold]
-    assert [c.token_ids for c in after] != [c.token_ids for c in before]
-    assert {c.weight_version for c in before} == {0} and {c.weight_version for c in after} == {1}
-    assert all(c.cached_tokens == 0 for c in after)
-
-
-def test_a_sequence_under_way_goes_on_under_the_new_weights(
-    model: Qwen3, make_model: Callable[..., Qwen3], prompt: Prompt
-) -> None:
-    ids, other = prompt(0, 100), make_model(7)
-    sampling = Sampling(temperature=0.0, max_tokens=60)
-    changing = Breakable(model)
-    with Engine(changing, EngineConfig(num_pages=64, page_size=16)) as engine:
-
-        async def updated() -> Completion:
-            call = asyncio.create_task(engine.generate(ids, sampling))
-            while engine.stats().generated_tokens < 3:
-                await asyncio.sleep(0.001)
-            await asyncio.to_thread(engine.update_weights, other.state_dict().items())
-            return await call
-
-        completion = asyncio.run(updated())
-    assert completion.weight_version == 1 and len(completion.token_ids) == 60
-    with Engine(model, EngineConfig(num_pages=64)) as engine:
-        (old,) = engine.generate_batch([(ids, sampling)])
-    pairs = zip(completion.token_ids, old.token_ids, strict=True)
-    kept = next(i for i, (new, before) in enumerate(pairs) if new != before)
-    # From the first difference on it is the new model's continuation of all that was said.
-    with Engine(other, EngineConfig(num_pages=64)) as engine:
-        rest = Sampling(temperature=0.0, max_tokens=60 - kept)
-        (cold,) = engine.generate_batch([([*ids, *completion.token_ids[:kept]], rest)])
-    assert kept >= 3 and completion.token_ids[kept:] == cold.token_ids
-
-
-def test_new_weights_wait_for_the_running_step(model: Qwen3, prompt: Prompt) -> None:
-    held = Breakable(model)
-    held.go_on.clear()
-    name = "model.norm.weight"
-    updated = threading.Event()
-
-    def update(engine: Engine) -> None:
-        engine.update_weights([(name, torch.zeros(48))])
-        updated.set()
-
-    with Engine(held, EngineConfig(num_pages=8)) as engine:
-        calls = [
-            threading.Thread(target=engine.generate_batch, args=([(prompt(0, 9), GREEDY)],)),
-            threading.Thread(target=update, args=(engine,)),
-        ]
-        calls[0].start()
-        assert held.running.wait(30)
-        calls[1].start()
-        assert not updated.wait(0.2) and held.state_dict()[name].all()
-        held.go_on.set()
-        for call in calls:
-            call.join(30)
-    assert updated.is_set() and not held.state_dict()[name].any()
-
-
-def test_weights_that_do_not_fit_change_nothing(
-    make_model: Callable[..., Qwen3], prompt: Prompt
-) -> None:
-    with Engine(make_model(0), EngineConfig(num_pages=8)) as engine:
-        (before,) = engine.generate_batch([(prompt(0, 9), GREEDY)])
-        good = ("model.norm.weight", torch.zeros(48))
-        with pytest.raises(ValueError, match="nonsense"):
-            engine.update_weights([good, ("nonsense", torch.zeros(1))])
-        with pytest.raises(ValueError, match=r"lm_head.weight has shape \(2, 2\)"):
-            engine.update_weights([good, ("lm_head.weight", torch.zeros(2, 2))])
-        (after,) = engine.generate_batch([(prompt(0, 9), GREEDY)])
-        assert engine.stats().weight_version == 0
-    assert after.token_ids == before.token_ids
-
-
 def test_a_failing_step_fails_every_caller_and_the_engine_goes_on(
     model: Qwen3, prompt: Prompt
 ) -> None:
@@ -252,28 +147,11 @@ def test_a_failing_step_fails_every_caller_and_the_engine_goes_on(
     assert after.token_ids == before.token_ids
 
 
-def test_broken_weights_leave_nothing_behind(
-    make_model: Callable[..., Qwen3], prompt: Prompt
-) -> None:
-    job = (prompt(0, 30), GREEDY)
-    model = make_model(0)
-    name = "model.layers.0.self_attn.v_proj.weight"
-    good = model.state_dict()[name].clone()
-    with Engine(model, EngineConfig(num_pages=4, page_size=16)) as engine:
-        (before,) = engine.generate_batch([job])
-        engine.update_weights([(name, torch.full_like(good, torch.nan))])
-        with pytest.raises(RuntimeError, match="not finite"):
-            engine.generate_batch([job])
-        engine.update_weights([(name, good)])
-        (after,) = engine.generate_batch([job])
-    assert after.token_ids == before.token_ids and after.weight_version == 2
-
-
 def test_cancellations_updates_and_page_pressure_together_lose_nothing(
     make_model: Callable[..., Qwen3], prompt: Prompt
 ) -> None:
     model, rng = make_model(0), random.Random(3)
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = weights_of(model)
 
     async def caller(engine: Engine, index: int) -> Completion | None:
         ids = [*prompt(index % 3, 60)[: rng.randrange(1, 60)], index % 97]
@@ -301,7 +179,7 @@ def test_cancellations_updates_and_page_pressure_together_lose_nothing(
         while engine.stats().running or engine.stats().waiting:
             time.sleep(0.001)
         engine._scheduler.check()
-        engine.update_weights([])  # drops what is cached
+        engine.update_weights(state.items())  # drops what is cached
         stats = engine.stats()
     assert len(completions) == 80 and any(completions)
     assert stats.free_pages == stats.total_pages and stats.weight_version == 4

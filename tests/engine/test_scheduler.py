@@ -24,27 +24,38 @@ class FakeRunner:
         self.slots: list[list[object]] = [[None] * page_size for _ in range(num_pages)]
         self.page_size = page_size
 
-    def run(self, step: Step, version: int) -> Sampled:
-        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
-            tokens = sequence.tokens[: sequence.num_tokens].tolist()
+    def run(self, step: Step, version: int, kv_version: int) -> Sampled:
+        said: list[int] = []
+        scores: list[float] = []
+        parts = (step.sequences, step.num_tokens, step.num_drafts, step.num_rows)
+        for sequence, count, drafts, rows in zip(*parts, strict=True):
+            tokens = sequence.tokens[: sequence.num_tokens + drafts].tolist()
             end = sequence.num_computed + count
             assert count >= 1 and end <= len(tokens)
             assert sequence.num_pages * self.page_size >= end
             for position in range(end):
                 slot = self.slots[sequence.pages[position // self.page_size]]
-                known = (version, tuple(tokens[: position + 1]))
+                known = (kv_version, tuple(tokens[: position + 1]))
                 if position >= sequence.num_computed:
                     slot[position % self.page_size] = known
                 assert slot[position % self.page_size] == known, "the slot holds another's KV"
-        says = [next_token(s.tokens[: s.num_tokens].tolist(), version) for s in step.sampled]
-        return Sampled(says, [0.0] * len(says), [0.0] * len(says))
+            for position in range(end - rows, end):
+                said.append(next_token(tokens[: position + 1], version))
+                scores.append(float(position))
+        return Sampled(said, scores, scores)
 
 
 class World:
     """One scheduler with its pool and fake model."""
 
     def __init__(
-        self, num_pages: int, page_size: int, max_seqs: int, max_tokens: int, cached: bool = True
+        self,
+        num_pages: int,
+        page_size: int,
+        max_seqs: int,
+        max_tokens: int,
+        cached: bool = True,
+        drafts: int = 0,
     ) -> None:
         self.pool = PagePool(num_pages)
         self.tree = PrefixTree(self.pool) if cached else None
@@ -54,11 +65,12 @@ class World:
             page_size=page_size,
             max_num_seqs=max_seqs,
             max_batch_tokens=max_tokens,
+            max_draft_tokens=drafts,
         )
         self.runner = FakeRunner(num_pages, page_size)
         self.page_size = page_size
         self.max_seqs, self.max_tokens = max_seqs, max_tokens
-        self.version = 0
+        self.version = self.kv_version = 0
 
     def submit(self, prompt: list[int], max_tokens: int) -> Sequence:
         sequence = Sequence(
@@ -70,6 +82,17 @@ class World:
         self.scheduler.submit(sequence)
         return sequence
 
+    def score(self, token_ids: list[int], first: int) -> Sequence:
+        sequence = Sequence.scored(np.array(token_ids), first, self.page_size)
+        self.scheduler.submit(sequence)
+        return sequence
+
+    def new_weights(self, *, keep_kv: bool = False) -> None:
+        self.version += 1
+        if not keep_kv:
+            self.kv_version = self.version
+        self.scheduler.new_weights(self.version, keep_kv=keep_kv)
+
     def step(self) -> Step | None:
         step = self.scheduler.schedule()
         self.scheduler.check()
@@ -77,7 +100,11 @@ class World:
             assert sum(step.num_tokens) <= self.max_tokens
             assert len(self.scheduler.running) <= self.max_seqs
             assert len({id(sequence) for sequence in step.sequences}) == len(step.sequences)
-            self.scheduler.commit(step, self.runner.run(step, self.version))
+            for sequence, rows in zip(step.sequences, step.num_rows, strict=True):
+                room = len(sequence.tokens) - sequence.num_tokens
+                assert rows <= room or sequence.is_scored, "a row is computed for no token"
+            sampled = self.runner.run(step, self.version, self.kv_version)
+            self.scheduler.commit(step, sampled)
             self.scheduler.check()
         return step
 
@@ -150,6 +177,17 @@ def test_a_sequence_whose_prefix_is_under_way_waits_but_others_pass() -> None:
     assert step is not None and same in step.sequences
 
 
+def test_equal_prompts_of_whole_pages_wait_once_and_then_start_together() -> None:
+    world = World(40, 4, max_seqs=8, max_tokens=64)
+    sequences = [world.submit([1, 2, 0, 1, 2, 2, 1, 0], 3) for _ in range(5)]
+    world.step()
+    step = world.step()
+    # Their last page cannot be reused: its last token gives the logits of each.
+    assert step is not None and step.num_tokens == [1, 4, 4, 4, 4]
+    world.drain()
+    assert [s.cached_tokens for s in sequences] == [0] + [4] * 4
+
+
 def test_who_is_passed_over_keeps_the_place_in_the_queue() -> None:
     world = World(40, 4, max_seqs=8, max_tokens=64)
     sequences = [world.submit([1] * (8 + n), 3) for n in range(4)]
@@ -206,12 +244,93 @@ def test_new_weights_recompute_what_is_under_way() -> None:
     world.step()
     world.step()
     said = tokens_of(sequence)
-    world.version = 1
-    world.scheduler.reset(1)
+    world.new_weights()
     world.scheduler.check()
     assert world.pool.num_free == world.pool.num_pages
     world.drain()
     assert tokens_of(sequence)[: len(said)] == said and sequence.finish_reason == "length"
+
+
+def test_kept_kv_costs_no_page_and_no_token() -> None:
+    world = World(20, 4, max_seqs=2, max_tokens=16)
+    sequence = world.submit([1, 2, 0, 1, 1], 6)
+    world.step()
+    world.new_weights(keep_kv=True)
+    assert world.scheduler.running == [sequence]
+    world.drain()
+    assert world.scheduler.counters.prefill_tokens_computed == 5
+    assert sequence.weight_versions == [0] + [1] * 5
+
+
+def test_scores_come_in_chunks_from_the_first_wanted_token_on() -> None:
+    world = World(20, 4, max_seqs=2, max_tokens=5)
+    sequence = world.score([1, 2, 0, 1, 1, 2, 2, 0, 1, 2, 1, 0], 3)
+    rows = []
+    while (step := world.step()) is not None:
+        rows.append((step.num_tokens, step.num_rows))
+    assert rows == [([5], [3]), ([5], [5]), ([1], [1])]
+    assert sequence.plain_logprobs == [float(position) for position in range(2, 11)]
+    assert sequence.finish_reason == "length"
+
+
+def test_scores_reuse_what_stands_before_them_and_nothing_else() -> None:
+    world = World(20, 4, max_seqs=2, max_tokens=32)
+    ids = [1, 2, 0, 1, 1, 2, 2, 0, 1, 2, 1, 0]
+    world.submit(ids, 1)
+    world.drain()
+    late, early = world.score(ids, 9), world.score(ids, 4)
+    world.drain()
+    assert (late.cached_tokens, early.cached_tokens) == (8, 0)
+    assert late.plain_logprobs == [8.0, 9.0, 10.0] and len(early.plain_logprobs) == 8
+
+
+def test_a_score_interrupted_by_new_weights_comes_from_these_alone() -> None:
+    world = World(20, 4, max_seqs=2, max_tokens=4)
+    sequence = world.score([1, 2, 0, 1, 1, 2, 2, 0, 1], 1)
+    world.step()
+    assert len(sequence.plain_logprobs) == 4
+    world.new_weights()
+    world.drain()
+    assert sequence.weight_versions == [1] * 8
+    assert sequence.plain_logprobs == [float(position) for position in range(8)]
+
+
+def always_draft(world: World) -> World:
+    world.scheduler.row_cost.break_even = lambda decoding: 0.0  # type: ignore[method-assign]
+    return world
+
+
+def test_guesses_come_true_without_changing_what_is_said() -> None:
+    plain = World(40, 4, max_seqs=2, max_tokens=16)
+    drafting = always_draft(World(40, 4, max_seqs=2, max_tokens=16, drafts=5))
+    said = [world.submit([1, 2, 0, 1, 1], 40) for world in (plain, drafting)]
+    steps = [world.drain() for world in (plain, drafting)]
+    assert tokens_of(said[0]) == tokens_of(said[1])
+    assert steps[1] < steps[0] - 5
+    counters = drafting.scheduler.counters
+    assert counters.generated_tokens == 40
+    assert counters.accepted_tokens == steps[0] - steps[1] <= counters.draft_tokens
+    assert counters.prefill_tokens_computed == 5
+
+
+def test_guesses_take_what_the_budget_leaves() -> None:
+    world = always_draft(World(60, 4, max_seqs=3, max_tokens=6, drafts=5))
+    world.submit([1] * 6, 30)
+    world.step()
+    world.submit([2] * 12, 4)
+    for _ in range(2):
+        step = world.step()
+        assert step is not None and step.num_drafts[0] == 0 and step.num_tokens[1] == 5
+
+
+def test_a_guess_takes_no_page_that_another_may_need() -> None:
+    world = always_draft(World(5, 4, max_seqs=2, max_tokens=16, drafts=7))
+    sequence = world.submit([0] * 6, 9)
+    world.step()
+    world.pool.take(world.pool.num_free - 1)
+    step = world.scheduler.schedule()
+    assert step is not None and step.num_tokens == [2]
+    assert sequence.num_pages == 2
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -223,19 +342,27 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_seqs=st.integers(1, 4),
         slack=st.integers(0, 8),
         cached=st.booleans(),
+        drafts=st.sampled_from([0, 1, 5]),
     )
     def start(
-        self, num_pages: int, page_size: int, max_seqs: int, slack: int, cached: bool
+        self, num_pages: int, page_size: int, max_seqs: int, slack: int, cached: bool, drafts: int
     ) -> None:
-        self.world = World(num_pages, page_size, max_seqs, max_seqs + slack, cached)
-        self.sequences: dict[Sequence, int] = {}  # with the version they were submitted under
-        self.updated: set[Sequence] = set()
+        self.world = always_draft(
+            World(num_pages, page_size, max_seqs, max_seqs + slack, cached, drafts)
+        )
+        self.sequences: list[Sequence] = []
 
     @rule(data=st.data(), max_tokens=st.integers(1, 12))
     def submit(self, data: st.DataObject, max_tokens: int) -> None:
         longest = self.world.pool.num_pages * self.world.page_size - 1
         prompt = data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=min(16, longest)))
-        self.sequences[self.world.submit(prompt, max_tokens)] = self.world.version
+        self.sequences.append(self.world.submit(prompt, max_tokens))
+
+    @rule(data=st.data())
+    def score(self, data: st.DataObject) -> None:
+        longest = self.world.pool.num_pages * self.world.page_size
+        ids = data.draw(st.lists(st.integers(0, 1), min_size=2, max_size=min(16, longest)))
+        self.sequences.append(self.world.score(ids, data.draw(st.integers(1, len(ids) - 1))))
 
     @rule(count=st.integers(1, 5))
     def steps(self, count: int) -> None:
@@ -250,28 +377,41 @@ class SchedulerMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.world.scheduler.cancel(data.draw(st.sampled_from(self.live())))
 
+    @rule(keep_kv=st.booleans())
+    def new_weights(self, keep_kv: bool) -> None:
+        self.world.new_weights(keep_kv=keep_kv)
+
     @rule()
-    def new_weights(self) -> None:
-        self.world.version += 1
-        self.world.scheduler.reset(self.world.version)
-        self.updated.update(self.live())
+    def sleep_and_wake(self) -> None:
+        scheduler = self.world.scheduler
+        scheduler.forget()
+        assert self.world.pool.num_free == self.world.pool.num_pages and not scheduler.running
+        self.world.runner = FakeRunner(self.world.pool.num_pages, self.world.page_size)
+        self.world.kv_version = self.world.version
 
     @invariant()
     def sound(self) -> None:
         self.world.scheduler.check()
         scheduler = self.world.scheduler
         assert {*scheduler.running, *scheduler.waiting} == set(self.live())
+        assert len(scheduler.running) + len(scheduler.waiting) == len(self.live())
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
         self.world.drain()
-        for sequence, version in self.sequences.items():
+        for sequence in self.sequences:
             assert sequence.finish_reason is not None
-            if sequence not in self.updated:
-                said = tokens_of(sequence)
-                for end in range(sequence.num_prompt, len(said)):
-                    assert said[end] == next_token(said[:end], version)
+            if sequence.is_scored:
+                first = sequence.num_prompt - 1
+                expected = [float(first + i) for i in range(len(sequence.plain_logprobs))]
+                assert sequence.plain_logprobs == expected
+                continue
+            said = tokens_of(sequence)
+            for version, end in zip(
+                sequence.weight_versions, range(sequence.num_prompt, len(said)), strict=True
+            ):
+                assert said[end] == next_token(said[:end], version)
         cached = 0 if self.world.tree is None else len(self.world.tree)
         assert self.world.pool.num_free + cached == self.world.pool.num_pages
 

@@ -14,6 +14,7 @@ class EngineConfig:
     contexts need, at most an eighth of the machine's memory (CUDA: four fifths of what is free).
     max_num_seqs: sequences that run at once. max_batch_tokens: tokens of one forward, decode and
     prefill together. max_model_len: longest context in tokens, at most the model's own.
+    max_draft_tokens: guesses of a sequence in one forward, copied from its own text; 0 for none.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -25,6 +26,7 @@ class EngineConfig:
     max_batch_tokens: int = 2048
     max_model_len: int | None = None
     enable_prefix_cache: bool = True
+    max_draft_tokens: int = 15
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16"):
@@ -39,6 +41,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.max_draft_tokens < 0:
+            raise ValueError(f"max_draft_tokens must be at least 0, not {self.max_draft_tokens}")
         if self.max_batch_tokens < self.max_num_seqs:
             raise ValueError(
                 f"max_batch_tokens {self.max_batch_tokens} is less than max_num_seqs "

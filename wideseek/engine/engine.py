@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as ReadOnly
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,34 +20,22 @@ from wideseek.engine.model_runner import ModelRunner, kv_pages_that_fit
 from wideseek.engine.page_pool import PagePool
 from wideseek.engine.prefix_tree import PrefixTree
 from wideseek.engine.scheduler import Scheduler
-from wideseek.engine.sequence import OnToken, Sequence
+from wideseek.engine.sequence import OnToken, Sequence, checked_ids
+from wideseek.engine.stats import EngineStats, StepClock
 from wideseek.engine.stop_text import Decode, StopText
+from wideseek.engine.weight_swap import WeightSwap
 from wideseek.generation import Completion, Sampling
 from wideseek.model.qwen3 import Qwen3
 from wideseek.model.renderer import Renderer
-from wideseek.model.weights import copy_weights, load_model
+from wideseek.model.weights import load_model
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineStats:
-    """Where an Engine stood after its last step; the counts run from its start.
+class EngineClosed(RuntimeError):
+    """The engine was closed before or while it was asked."""
 
-    prompt_tokens were asked, generated_tokens answered. prefix_hit_tokens were found in the prefix
-    tree and prefill_tokens_computed were not; what a preemption or new weights made the engine
-    compute again counts again.
-    """
 
-    running: int
-    waiting: int
-    free_pages: int
-    total_pages: int
-    prefix_hit_tokens: int
-    prefill_tokens_computed: int
-    prompt_tokens: int
-    generated_tokens: int
-    preemptions: int
-    steps: int
-    weight_version: int
+class EngineAsleep(RuntimeError):
+    """The engine was asked for tokens between `sleep` and `wake`."""
 
 
 class Engine:
@@ -81,8 +69,10 @@ class Engine:
             page_size=config.page_size,
             max_num_seqs=config.max_num_seqs,
             max_batch_tokens=config.max_batch_tokens,
+            max_draft_tokens=config.max_draft_tokens,
         )
         self._runner = ModelRunner(model, num_pages=num_pages, page_size=config.page_size)
+        self._weights = WeightSwap(model)
         self._page_size = config.page_size
         self._decode = decode
         self._weight_version = 0
@@ -91,9 +81,13 @@ class Engine:
         self._submitted: list[Sequence] = []
         self._cancelled: list[Sequence] = []
         self._awaited: dict[Sequence, Future[Completion]] = {}
-        self._pauses = 0
+        self._intrusion = threading.Lock()  # held by the one caller that is between two steps
+        self._intruders = 0
         self._stepping = False
+        self._paused = False
+        self._asleep = False
         self._closed = False
+        self._clock = StepClock()
         self._stats = self._snapshot()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -127,20 +121,23 @@ class Engine:
         """
         sequence = self._sequence(token_ids, sampling)
         sequence.on_token = on_token
-        (future,) = self._submit([sequence])
-        reply = asyncio.wrap_future(future)
-        watch = None
-        try:
-            if cancel is not None:
-                watch = asyncio.ensure_future(cancel.wait())
-                ends: set[asyncio.Future[Any]] = {reply, watch}
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                self._cancel([sequence])
-            return await reply
-        finally:
-            self._cancel([sequence])
-            if watch is not None:
-                watch.cancel()
+        return await self._completion(sequence, cancel)
+
+    async def score(
+        self, token_ids: ReadOnly[int], first: int = 1, cancel: asyncio.Event | None = None
+    ) -> Completion:
+        """Log-probabilities of the tokens from index `first` on, each given those before it.
+
+        They come as the Completion that would have been sampled, logprobs and plain_logprobs both
+        from the plain softmax; cancelled, with those computed so far. KV of the tokens before is
+        shared with every other call. ValueError and RuntimeError as in `generate`.
+        """
+        ids = checked_ids(token_ids, self.model.config.vocab_size)
+        if not 1 <= first < len(ids):
+            raise ValueError(f"first must be from 1 to {len(ids) - 1}, the last token, not {first}")
+        if len(ids) > self.max_model_len:
+            raise ValueError(f"{len(ids)} tokens do not fit a context of {self.max_model_len}")
+        return await self._completion(Sequence.scored(ids, first, self._page_size), cancel)
 
     def generate_batch(self, prompts: Iterable[tuple[ReadOnly[int], Sampling]]) -> list[Completion]:
         """Continue all prompts together and wait for them; results in their order.
@@ -154,22 +151,72 @@ class Engine:
         finally:
             self._cancel(sequences)
 
-    def update_weights(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Overwrite the named parameters once the running step is over, as the next version.
+    def update_weights(
+        self, tensors: Iterable[tuple[str, Tensor]], *, keep_kv: bool = False
+    ) -> None:
+        """Make these all the parameters, between two steps, as the next version.
 
-        All KV is dropped; sequences under way are computed again and finish under the new weights.
-        ValueError, and nothing changed, for an unknown name or a wrong shape.
+        Sequences under way go on under the new weights. Their KV and all that is cached is dropped
+        and computed again; keep_kv goes on reading it although older weights made it.
+        ValueError, and nothing changed, for a missing, unknown or misshapen tensor.
         """
-        with self._paused():
-            copy_weights(self.model, tensors)
-            self._weight_version += 1
-            self._scheduler.reset(self._weight_version)
+        staged = self._weights.stage(tensors)
+        with self._between_steps():
+            self._take_over(staged, keep_kv=keep_kv)
+
+    def pause(self) -> None:
+        """Take no step after the running one until `resume`; calls wait, and may be cancelled."""
+        with self._between_steps(), self._condition:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`, where every sequence stands."""
+        with self._condition:
+            self._paused = False
+            self._condition.notify_all()
+
+    def sleep(self, *, drop_weights: bool = False) -> None:
+        """Free the KV, and the weights if they are dropped, after the running step.
+
+        Sequences under way stay and are computed again after `wake`; new calls are refused with
+        EngineAsleep. Dropped weights come back by `update_weights` or `wake`.
+        """
+        with self._between_steps():
+            self._scheduler.forget()
+            self._runner.free_kv()
+            if drop_weights:
+                self._weights.drop()
             with self._condition:
+                self._asleep = True
                 self._stats = self._snapshot()
 
-    def stats(self) -> EngineStats:
+    def wake(self, tensors: Iterable[tuple[str, Tensor]] | None = None) -> None:
+        """Take back the KV's memory and go on; tensors are new weights, as in `update_weights`.
+
+        ValueError, and still asleep, if the weights were dropped and there are no tensors.
+        """
+        staged = None if tensors is None else self._weights.stage(tensors)
+        with self._between_steps():
+            if staged is not None:
+                self._take_over(staged, keep_kv=False)
+            if self._weights.dropped:
+                raise ValueError("tensors is None, but the weights were dropped")
+            if self._asleep:
+                self._runner.restore_kv()
+            with self._condition:
+                self._asleep = False
+
+    def abort(self) -> None:
+        """End every call under way with what it has so far, as if its caller had cancelled it."""
         with self._condition:
-            return self._stats
+            self._cancelled += self._awaited
+            self._condition.notify_all()
+
+    def stats(self) -> EngineStats:
+        """Counts, and durations as spreads; cheap enough to ask for many times a second."""
+        with self._condition:
+            stats = self._stats
+        return replace(stats, times=self._clock.times())
 
     def close(self) -> None:
         """Stop after the running step; calls still waiting fail."""
@@ -177,7 +224,7 @@ class Engine:
             self._closed = True
             self._condition.notify_all()
         self._thread.join()
-        self._fail(RuntimeError("the engine is closed"))
+        self._fail(EngineClosed("the engine is closed"))
 
     def __enter__(self) -> Self:
         return self
@@ -192,15 +239,7 @@ class Engine:
 
     def _sequence(self, token_ids: ReadOnly[int], sampling: Sampling) -> Sequence:
         """Check a prompt and make it a Sequence."""
-        ids = np.asarray(token_ids)
-        if ids.size == 0:
-            raise ValueError("the prompt is empty")
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ValueError(f"a prompt is a row of integers, not {ids.ndim}-d {ids.dtype}")
-        vocab_size = self.model.config.vocab_size
-        outside = ids[(ids < 0) | (ids >= vocab_size)]
-        if outside.size:
-            raise ValueError(f"token id {outside[0]} is outside the vocabulary of {vocab_size}")
+        ids = checked_ids(token_ids, self.model.config.vocab_size)
         if len(ids) >= self.max_model_len:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens leaves no room in a context of {self.max_model_len}"
@@ -217,12 +256,32 @@ class Engine:
             else None,
         )
 
+    async def _completion(self, sequence: Sequence, cancel: asyncio.Event | None) -> Completion:
+        """Wait for one sequence; it ends when `cancel` is set or the awaiting task is cancelled."""
+        (future,) = self._submit([sequence])
+        reply = asyncio.wrap_future(future)
+        watch = None
+        try:
+            if cancel is not None:
+                watch = asyncio.ensure_future(cancel.wait())
+                ends: set[asyncio.Future[Any]] = {reply, watch}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                self._cancel([sequence])
+            return await reply
+        finally:
+            self._cancel([sequence])
+            if watch is not None:
+                watch.cancel()
+
     def _submit(self, sequences: list[Sequence]) -> list[Future[Completion]]:
         futures: list[Future[Completion]] = []
         with self._condition:
             if self._closed:
-                raise RuntimeError("the engine is closed")
+                raise EngineClosed("the engine is closed")
+            if self._asleep:
+                raise EngineAsleep("the engine is asleep")
             for sequence in sequences:
+                sequence.timed_at = perf_counter()
                 future: Future[Completion] = Future()
                 future.set_running_or_notify_cancel()  # only the engine ends it
                 self._awaited[sequence] = future
@@ -240,41 +299,52 @@ class Engine:
                 self._condition.notify_all()
 
     @contextmanager
-    def _paused(self) -> Iterator[None]:
-        """Between two steps, for as long as the body runs."""
-        with self._condition:
-            self._pauses += 1
-            self._condition.wait_for(lambda: not self._stepping)
-        try:
-            yield
-        finally:
+    def _between_steps(self) -> Iterator[None]:
+        """Alone with scheduler, model and weights for as long as the body runs."""
+        with self._intrusion:
             with self._condition:
-                self._pauses -= 1
-                self._condition.notify_all()
+                self._intruders += 1
+                self._condition.wait_for(lambda: not self._stepping)
+            try:
+                yield
+            finally:
+                with self._condition:
+                    self._intruders -= 1
+                    self._condition.notify_all()
+
+    def _take_over(self, staged: dict[str, Tensor], *, keep_kv: bool) -> None:
+        self._weights.swap(staged)
+        self._weight_version += 1
+        self._scheduler.new_weights(self._weight_version, keep_kv=keep_kv)
+        with self._condition:
+            self._stats = self._snapshot()
 
     def _loop(self) -> None:
-        while self._begin_step():
+        while self._begin_turn():
             try:
-                self._step()
+                if not (self._paused or self._asleep):
+                    self._step()
             except Exception as error:  # whatever it is belongs to the callers, not to this thread
                 self._scheduler.drop_all()
-                self._scheduler.reset(self._weight_version)
+                self._scheduler.forget()
                 self._runner.clear()
                 failure = RuntimeError(f"a step of the engine failed: {error!r}")
                 failure.__cause__ = error
                 self._fail(failure)
 
-    def _begin_step(self) -> bool:
+    def _begin_turn(self) -> bool:
         """Wait until there is something to do and take in what callers left; False when closed."""
         with self._condition:
             self._stepping = False
             self._condition.notify_all()
-            self._condition.wait_for(lambda: self._closed or (not self._pauses and self._has_work))
+            self._condition.wait_for(
+                lambda: self._closed or (not self._intruders and self._has_work)
+            )
             if self._closed:
                 return False
             for sequence in self._submitted:
                 self._scheduler.submit(sequence)
-                self._prompt_tokens += sequence.num_prompt
+                self._prompt_tokens += sequence.num_tokens
             cancelled = [s for s in dict.fromkeys(self._cancelled) if s in self._awaited]
             self._submitted, self._cancelled = [], []
             for sequence in cancelled:
@@ -285,13 +355,27 @@ class Engine:
 
     @property
     def _has_work(self) -> bool:
+        if self._paused or self._asleep:
+            return bool(self._cancelled)
         queued = self._scheduler.running or self._scheduler.waiting
         return bool(self._submitted or self._cancelled or queued)
 
     def _step(self) -> None:
+        begun = perf_counter()
         step = self._scheduler.schedule()
-        if step is not None:
-            self._finish(self._scheduler.commit(step, self._runner.run(step)))
+        if step is None:
+            return
+        planned = perf_counter()
+        sampled = self._runner.run(step)
+        ran = perf_counter()
+        finished = self._scheduler.commit(step, sampled)
+        self._scheduler.observe(step, ran - planned)
+        self._clock.add("schedule", planned - begun)
+        self._clock.add("model", ran - planned - self._runner.sample_seconds)
+        self._clock.add("sample", self._runner.sample_seconds)
+        self._clock.add("commit", perf_counter() - ran)
+        self._clock.add_tokens(step)
+        self._finish(finished)
 
     def _finish(self, sequences: list[Sequence]) -> None:
         """Answer the callers of sequences that have ended; stats are up to date before they are."""
@@ -318,11 +402,14 @@ class Engine:
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             free_pages=scheduler.pool.num_free,
+            cached_pages=0 if scheduler.tree is None else len(scheduler.tree),
             total_pages=scheduler.pool.num_pages,
             prefix_hit_tokens=counters.prefix_hit_tokens,
             prefill_tokens_computed=counters.prefill_tokens_computed,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=counters.generated_tokens,
+            draft_tokens=counters.draft_tokens,
+            accepted_tokens=counters.accepted_tokens,
             preemptions=counters.preemptions,
             steps=counters.steps,
             weight_version=self._weight_version,

@@ -1,11 +1,12 @@
 """ModelRunner: one Step in, sampled tokens and their log-probabilities out. Owns the KV tensors."""
 
 import os
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
-from wideseek_kernels.kv_write import kv_write
+from wideseek_kernels.kv_write import norm_rotary_kv_write
 from wideseek_kernels.paged_attention import (
     ROW_TILE,
     AttentionPlan,
@@ -13,11 +14,13 @@ from wideseek_kernels.paged_attention import (
     plan_attention,
 )
 from wideseek_kernels.sample import sample
+from wideseek_kernels.token_logprob import token_logprob
 
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.scheduler import Sampled, Step
 from wideseek.engine.sequence import Sequence
-from wideseek.model.qwen3 import Qwen3
+from wideseek.generation import Sampling
+from wideseek.model.qwen3 import FusedAttention, HeadNorms, Qwen3
 
 DEVICE_SHARE, HOST_SHARE = 0.8, 0.125
 """Of a CUDA device's free memory, or of a host's whole one, what the KV pool takes by default."""
@@ -45,7 +48,7 @@ def kv_pages_that_fit(model: Qwen3, config: EngineConfig, max_model_len: int) ->
     return max(1, min(int(memory) // page_bytes, wanted))
 
 
-class PagedAttention:
+class PagedAttention(FusedAttention):
     """The attention of one step: keys and values go into their slots, then are read by plan."""
 
     def __init__(
@@ -54,10 +57,30 @@ class PagedAttention:
         self._k_cache, self._v_cache = k_cache, v_cache
         self._slots, self._plan = slots, plan
 
-    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+    def of_projections(
+        self,
+        layer: int,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        norms: HeadNorms,
+        cos_TD: Tensor,
+        sin_TD: Tensor,
+    ) -> Tensor:
         k_cache, v_cache = self._k_cache[layer], self._v_cache[layer]
-        num_rows = self._plan.num_rows
-        kv_write(k_TKD[:num_rows], v_TKD[:num_rows], k_cache, v_cache, self._slots)
+        q_THD = norm_rotary_kv_write(
+            q_THD,
+            k_TKD,
+            v_TKD,
+            norms.q_weight,
+            norms.k_weight,
+            norms.eps,
+            cos_TD,
+            sin_TD,
+            k_cache,
+            v_cache,
+            self._slots,
+        )
         return paged_attention(q_THD, k_cache, v_cache, self._plan)
 
 
@@ -74,14 +97,27 @@ class ModelRunner:
         self.model = model
         self._page_size = page_size
         self._device = weight.device
+        self.sample_seconds = 0.0
+        """What the last step spent on logits and sampling."""
         # Zeros, not noise: masked keys are multiplied by 0, which does not silence a NaN.
         self._k_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self._v_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self._v_cache = torch.zeros_like(self._k_cache)
+        self._kv_shape = self._k_cache.shape
 
     def clear(self) -> None:
         """Zero all KV, after a step that may have left NaN in it."""
         self._k_cache.zero_()
         self._v_cache.zero_()
+
+    def free_kv(self) -> None:
+        """Let go of the KV's memory; nothing runs until `restore_kv`."""
+        self._k_cache = self._k_cache.new_empty(0)
+        self._v_cache = self._v_cache.new_empty(0)
+
+    def restore_kv(self) -> None:
+        """Take the memory back, with nothing in it."""
+        self._k_cache = self._k_cache.new_zeros(self._kv_shape)
+        self._v_cache = self._v_cache.new_zeros(self._kv_shape)
 
     @torch.inference_mode()
     def run(self, step: Step) -> Sampled:
@@ -102,16 +138,13 @@ class ModelRunner:
         )
         attention = PagedAttention(self._k_cache, self._v_cache, slots, plan)
         hidden = self.model(tokens, positions, attention)
-        chosen = step.sampled
-        if not chosen:
-            return Sampled([], [], [])
-        ends = dict(zip(map(id, sequences), np.cumsum(counts).tolist(), strict=True))
-        rows = [ends[id(sequence)] - 1 for sequence in chosen]
-        rows += [rows[0]] * (-len(rows) % ROW_TILE)
-        logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
-        if not torch.isfinite(logits.amax()):  # which NaN and infinity pass through
-            raise FloatingPointError("the model's logits are not finite")
-        return self._sample(logits[: len(chosen)], chosen)
+        begun = perf_counter()
+        ends = dict(zip(order, np.cumsum(counts).tolist(), strict=True))
+        sampled = self._sample(hidden, step, ends)
+        if any(sequence.is_scored for sequence in step.sequences):
+            sampled = self._with_scores(sampled, hidden, step, ends)
+        self.sample_seconds = perf_counter() - begun
+        return sampled
 
     def _inputs(
         self, sequences: list[Sequence], counts: list[int]
@@ -140,22 +173,73 @@ class ModelRunner:
             as_tensor(slots).to(self._device),
         )
 
-    def _sample(self, logits: Tensor, sequences: list[Sequence]) -> Sampled:
-        samplings = [sequence.sampling for sequence in sequences]
+    def _sample(self, hidden: Tensor, step: Step, ends: dict[int, int]) -> Sampled:
+        """Next tokens of the wanted rows, those of scored sequences apart; `ends` in hidden."""
+        rows: list[int] = []
+        positions: list[int] = []
+        samplings: list[Sampling] = []
+        for index, count in enumerate(step.num_rows):
+            sequence = step.sequences[index]
+            if count and not sequence.is_scored:
+                rows += range(ends[index] - count, ends[index])
+                positions += range(sequence.num_tokens, sequence.num_tokens + count)
+                samplings += [sequence.sampling] * count
+        if not rows:
+            return Sampled([], [], [])
+        num_rows = len(rows)
+        rows += [rows[0]] * (-num_rows % ROW_TILE)
+        logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
+        if not torch.isfinite(logits.amax()):  # which NaN and infinity pass through
+            raise FloatingPointError("the model's logits are not finite")
 
         def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=self._device)
 
         tokens, logprobs, plain_logprobs = sample(
-            logits,
+            logits[:num_rows],
             column([s.temperature for s in samplings], torch.float32),
             column([min(s.top_k, logits.shape[1]) for s in samplings], torch.int64),
             column([s.top_p for s in samplings], torch.float32),
             column([s.min_p for s in samplings], torch.float32),
             column([_as_int64(s.seed) for s in samplings], torch.int64),
-            column([sequence.num_tokens for sequence in sequences], torch.int64),
+            column(positions, torch.int64),
         )
         return Sampled(tokens.tolist(), logprobs.tolist(), plain_logprobs.tolist())
+
+    def _with_scores(
+        self, drawn: Sampled, hidden: Tensor, step: Step, ends: dict[int, int]
+    ) -> Sampled:
+        """`drawn`, with the log-probabilities of given tokens in between, in the step's order."""
+        rows: list[int] = []
+        given: list[int] = []
+        places: list[int] = []
+        wanted = 0
+        for index, count in enumerate(step.num_rows):
+            sequence = step.sequences[index]
+            if sequence.is_scored:
+                after = sequence.num_computed + step.num_tokens[index] + 1
+                rows += range(ends[index] - count, ends[index])
+                given += sequence.tokens[after - count : after].tolist()
+                places += range(wanted, wanted + count)
+            wanted += count
+        if not rows:
+            return drawn
+        head = self.model.model.embed_tokens if self.model.lm_head is None else self.model.lm_head
+        padding = -len(rows) % ROW_TILE
+        scores, _ = token_logprob(
+            hidden[torch.tensor(rows + rows[:1] * padding, device=self._device)],
+            head.weight,
+            torch.tensor(given + given[:1] * padding, device=self._device),
+        )
+        if not torch.isfinite(scores).all():
+            raise FloatingPointError("the model's log-probabilities are not finite")
+        merged = Sampled([*drawn.token_ids], [*drawn.logprobs], [*drawn.plain_logprobs])
+        # Places ascend: each entry moves only those that come after it.
+        for place, token, score in zip(places, given, scores.tolist(), strict=False):
+            merged.token_ids.insert(place, token)
+            merged.logprobs.insert(place, score)
+            merged.plain_logprobs.insert(place, score)
+        return merged
 
 
 def _as_int64(seed: int) -> int:

@@ -5,8 +5,9 @@ the queue is admitted whenever nothing runs, and no sequence is longer than the 
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from wideseek.engine.copying import Copying, RowCost
 from wideseek.engine.page_pool import PagePool
 from wideseek.engine.prefix_tree import Node, PrefixTree
 from wideseek.engine.sequence import Sequence
@@ -16,22 +17,36 @@ from wideseek.engine.sequence import Sequence
 class Step:
     """One forward: `num_tokens[i]` uncomputed tokens of `sequences[i]`, whose pages are in place.
 
-    A sequence whose last known token is among them is sampled.
+    The last `num_drafts[i]` of them are guesses that stand behind the known tokens. What follows
+    each of the last `num_rows[i]` is wanted: a sampled token, or a given one's log-probability.
     """
 
-    sequences: list[Sequence]
-    num_tokens: list[int]
+    sequences: list[Sequence] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
+    num_drafts: list[int] = field(default_factory=list)
+    num_rows: list[int] = field(default_factory=list)
 
-    @property
-    def sampled(self) -> list[Sequence]:
-        """The sequences that get a next token, in order."""
-        pairs = zip(self.sequences, self.num_tokens, strict=True)
-        return [sequence for sequence, count in pairs if sequence.num_uncomputed == count]
+    def add(self, sequence: Sequence, count: int) -> None:
+        """Compute the next `count` known tokens of a sequence."""
+        end = sequence.num_computed + count
+        rows = int(end == sequence.num_tokens)
+        if sequence.is_scored:
+            rows = max(0, min(count, end + 1 - sequence.num_prompt))
+        self.sequences.append(sequence)
+        self.num_tokens.append(count)
+        self.num_drafts.append(0)
+        self.num_rows.append(rows)
+
+    def add_drafts(self, index: int, count: int) -> None:
+        """Compute `count` guesses behind the last known token of sequence `index` as well."""
+        self.num_tokens[index] += count
+        self.num_drafts[index] += count
+        self.num_rows[index] += count
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Next tokens of `Step.sampled`, with the log-probabilities of `generation.Completion`."""
+    """What follows each wanted row of a Step, with the log-probs of `generation.Completion`."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -40,11 +55,16 @@ class Sampled:
 
 @dataclass(slots=True)
 class Counters:
-    """Running totals; what is computed or found again after a preemption counts again."""
+    """Running totals; what is computed or found again after a preemption counts again.
+
+    draft_tokens were guessed, accepted_tokens of them came true.
+    """
 
     prefix_hit_tokens: int = 0
     prefill_tokens_computed: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
 
@@ -53,9 +73,9 @@ class Scheduler:
     """Continuous batching with chunked prefill over one PagePool.
 
     A step takes every sequence that decodes, then prompts in chunks, oldest first, up to
-    max_batch_tokens. `running` is in order of admission; when pages run out its youngest goes back
-    to the head of `waiting` and is computed again later, mostly from the tree. Without a tree
-    nothing is shared.
+    max_batch_tokens, then guesses with what is left, up to max_draft_tokens for each that decodes.
+    `running` is in order of admission; when pages run out its youngest goes back to the head of
+    `waiting` and is computed again later, mostly from the tree. Without a tree nothing is shared.
     """
 
     def __init__(
@@ -66,6 +86,7 @@ class Scheduler:
         page_size: int,
         max_num_seqs: int,
         max_batch_tokens: int,
+        max_draft_tokens: int = 0,
     ) -> None:
         assert max_batch_tokens >= max_num_seqs, (max_batch_tokens, max_num_seqs)
         self.pool = pool
@@ -73,14 +94,19 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.counters = Counters()
-        self._version = 0
+        self.row_cost = RowCost()
+        self.version = 0
+        self._kv_version = 0
         self._page_size = page_size
         self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
+        self._max_draft_tokens = max_draft_tokens
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; it must fit into the whole pool."""
         assert len(sequence.pages) <= self.pool.num_pages
+        if self._max_draft_tokens and not sequence.is_scored:
+            sequence.copying = Copying()
         self.waiting.append(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
@@ -92,9 +118,18 @@ class Scheduler:
             self.waiting.remove(sequence)
         sequence.finish_reason = "cancelled"
 
-    def reset(self, version: int) -> None:
-        """The weights are now `version`: all KV is forgotten, what runs will be computed again."""
-        self._version = version
+    def new_weights(self, version: int, *, keep_kv: bool) -> None:
+        """The weights are now `version`; KV of older ones is forgotten unless it is to be kept.
+
+        What is kept is read, found in the tree and added to as if these weights had made it.
+        """
+        self.version = version
+        if not keep_kv:
+            self.forget()
+
+    def forget(self) -> None:
+        """Free every page: the tree is emptied, what runs waits and will be computed again."""
+        self._kv_version = self.version
         while self.running:
             self._preempt()
         if self.tree is not None:
@@ -102,31 +137,61 @@ class Scheduler:
 
     def schedule(self) -> Step | None:
         """Choose the next step and place its pages; None when there is nothing to do."""
-        step = Step([], [])
+        step = Step()
         self._add_decodes(step)
-        budget = self._max_batch_tokens - len(step.sequences)
-        budget, frontiers = self._add_chunks(step, budget)
-        self._admit(step, budget, frontiers)
+        num_decodes = len(step.sequences)
+        budget, frontiers = self._add_chunks(step, self._max_batch_tokens - num_decodes)
+        budget = self._admit(step, budget, frontiers)
+        if self._max_draft_tokens and num_decodes:
+            self._add_drafts(step, num_decodes, budget)
         return step if step.sequences else None
 
     def commit(self, step: Step, sampled: Sampled) -> list[Sequence]:
         """Enter what a step computed and sampled; returns the sequences it finished."""
         self.counters.steps += 1
-        self.counters.generated_tokens += len(sampled.token_ids)
-        chosen = step.sampled
-        for sequence, count in zip(step.sequences, step.num_tokens, strict=True):
-            if count > 1 or sequence.num_computed < sequence.num_prompt:
-                self.counters.prefill_tokens_computed += count
-            sequence.num_computed += count
-            self._publish(sequence, count)
-        results = zip(sampled.token_ids, sampled.logprobs, sampled.plain_logprobs, strict=True)
-        for sequence, result in zip(chosen, results, strict=True):
-            sequence.append(*result)
-        finished = [sequence for sequence in chosen if sequence.finish_reason is not None]
+        row = 0
+        finished: list[Sequence] = []
+        parts = (step.sequences, step.num_tokens, step.num_drafts, step.num_rows)
+        for sequence, count, drafts, rows in zip(*parts, strict=True):
+            first, known = sequence.num_computed, count - drafts
+            if known > 1 or first < sequence.num_prompt or sequence.is_scored:
+                self.counters.prefill_tokens_computed += known
+            if sequence.is_scored:
+                sequence.record(sampled.plain_logprobs[row : row + rows], self.version)
+                accepted = 0
+            else:
+                accepted = self._enter(sequence, sampled, row, rows)
+            row += rows
+            sequence.num_computed += known + accepted
+            self.counters.draft_tokens += drafts
+            self.counters.accepted_tokens += accepted
+            self._publish(sequence, first)
+            if sequence.finish_reason is not None:
+                finished.append(sequence)
         for sequence in finished:
             self.running.remove(sequence)
             self._release(sequence)
         return finished
+
+    def observe(self, step: Step, seconds: float) -> None:
+        """The model took so long over a step; those without prompts tell the price of a guess."""
+        if all(n == d + 1 for n, d in zip(step.num_tokens, step.num_drafts, strict=True)):
+            self.row_cost.observe(sum(step.num_tokens), seconds)
+
+    def _enter(self, sequence: Sequence, sampled: Sampled, first: int, rows: int) -> int:
+        """Append what was sampled until it differs from a guess; the number of guesses come true.
+
+        A guess is followed by what would have been sampled without it: nothing else counts it.
+        """
+        for row in range(first, first + rows):
+            token, is_last = sampled.token_ids[row], row == first + rows - 1
+            true = not is_last and token == sequence.tokens[sequence.num_tokens]
+            logprobs = sampled.logprobs[row], sampled.plain_logprobs[row]
+            sequence.append(token, *logprobs, self.version)
+            self.counters.generated_tokens += 1
+            if not true or sequence.finish_reason is not None:
+                return row - first
+        return 0
 
     def drop_all(self) -> None:
         """Take out every sequence and free its pages, as after a failed step."""
@@ -156,8 +221,7 @@ class Scheduler:
         while index < len(self.running):
             sequence = self.running[index]
             if sequence.num_uncomputed == 1 and self._grow(sequence):
-                step.sequences.append(sequence)
-                step.num_tokens.append(1)
+                step.add(sequence, 1)
             index += 1
 
     def _grow(self, sequence: Sequence) -> bool:
@@ -182,15 +246,36 @@ class Scheduler:
         self, step: Step, budget: int, sequence: Sequence, frontiers: set[tuple[Node, bytes]]
     ) -> int:
         count = min(budget, sequence.num_uncomputed)
-        step.sequences.append(sequence)
-        step.num_tokens.append(count)
-        frontier = self._frontier(sequence.node, sequence, sequence.num_computed)
+        step.add(sequence, count)
+        whole = sequence.num_tokens // self._page_size
+        frontier = self._frontier(sequence.node, sequence, sequence.num_computed, whole)
         if frontier is not None:
             frontiers.add(frontier)
         return count
 
-    def _admit(self, step: Step, budget: int, frontiers: set[tuple[Node, bytes]]) -> None:
+    def _add_drafts(self, step: Step, num_decodes: int, budget: int) -> None:
+        """Guesses for the first `num_decodes` sequences, where they pay and cost no one a page."""
+        least = self.row_cost.break_even(num_decodes)
+        for index, sequence in enumerate(step.sequences[:num_decodes]):
+            if sequence.copying is None:
+                continue
+            start = sequence.num_tokens
+            # One less than there is room for: a token follows the last guess.
+            most = min(self._max_draft_tokens, len(sequence.tokens) - start - 1, budget)
+            count = sequence.copying.draft(sequence.tokens, start, most, least)
+            placed = sequence.num_pages * self._page_size - start
+            if count > placed and self.pool.num_free > len(self.running):
+                self._add_pages(sequence, 1)
+                placed += self._page_size
+            count = min(count, placed)
+            if count:
+                step.add_drafts(index, count)
+                budget -= count
+
+    def _admit(self, step: Step, budget: int, frontiers: set[tuple[Node, bytes]]) -> int:
         """Start waiting sequences, first come first served, as pages, seats and budget allow.
+
+        Returns the budget left.
 
         One whose next page another is computing right now is passed over: it finds the page in
         the tree a step later instead of computing it as well.
@@ -200,7 +285,8 @@ class Scheduler:
             sequence = self.waiting.popleft()
             node, pages = self._match(sequence)
             num_cached = len(pages) * self._page_size
-            if self._frontier(node, sequence, num_cached) in frontiers:
+            reusable = self._num_reusable(sequence)
+            if self._frontier(node, sequence, num_cached, reusable) in frontiers:
                 passed_over.append(sequence)
                 continue
             if not self._place(sequence, pages):
@@ -214,13 +300,19 @@ class Scheduler:
             self.running.append(sequence)
             budget -= self._add_chunk(step, budget, sequence, frontiers)
         self.waiting.extendleft(reversed(passed_over))
+        return budget
 
     def _match(self, sequence: Sequence) -> tuple[Node | None, list[int]]:
-        """Cached pages of a sequence; its last token is always computed, for its logits."""
+        """Cached pages of a sequence."""
         if self.tree is None:
             return None, []
-        keys = self._keys(sequence, 0, (sequence.num_tokens - 1) // self._page_size)
-        return self.tree.match(self._version, keys)
+        keys = self._keys(sequence, 0, self._num_reusable(sequence))
+        return self.tree.match(self._kv_version, keys)
+
+    def _num_reusable(self, sequence: Sequence) -> int:
+        """Leading pages that may come from the tree: before any token whose logits are wanted."""
+        wanted = sequence.num_prompt if sequence.is_scored else sequence.num_tokens
+        return (wanted - 1) // self._page_size
 
     def _place(self, sequence: Sequence, cached: list[int]) -> bool:
         """Give a waiting sequence the cached pages and new ones for the rest of its tokens.
@@ -239,17 +331,17 @@ class Scheduler:
         return True
 
     def _frontier(
-        self, node: Node | None, sequence: Sequence, computed: int
+        self, node: Node | None, sequence: Sequence, computed: int, num_pages: int
     ) -> tuple[Node, bytes] | None:
-        """The page a sequence computes next, as its place in the tree; None if it has no whole."""
+        """The page a sequence computes next, as its place in the tree; None past num_pages."""
         index = computed // self._page_size
-        if node is None or (index + 1) * self._page_size > sequence.num_tokens:
+        if node is None or index >= num_pages:
             return None
         return node, self._keys(sequence, index, index + 1)[0]
 
-    def _publish(self, sequence: Sequence, count: int) -> None:
-        """Put the pages that the last `count` computed tokens filled into the tree."""
-        first = (sequence.num_computed - count) // self._page_size
+    def _publish(self, sequence: Sequence, computed_before: int) -> None:
+        """Put the pages that were filled since only so many tokens were computed into the tree."""
+        first = computed_before // self._page_size
         end = sequence.num_computed // self._page_size
         if self.tree is None or first == end:
             return
@@ -277,6 +369,8 @@ class Scheduler:
         """Send the youngest running sequence back to the head of the queue."""
         sequence = self.running.pop()
         self._release(sequence)
+        if sequence.is_scored:
+            sequence.start_over()
         self.waiting.appendleft(sequence)
         self.counters.preemptions += 1
         return sequence

@@ -7,15 +7,19 @@ pairs, P positions, V vocabulary.
 """
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from wideseek_kernels.packed_attention import packed_attention
 from wideseek_kernels.rms_norm import rms_norm
 from wideseek_kernels.rotary import apply_rotary
 from wideseek_kernels.swiglu import swiglu
+from wideseek_kernels.token_logprob import token_logprob
 
 from wideseek.model.config import ModelConfig
 
@@ -28,6 +32,32 @@ class Attention(Protocol):
     """
 
     def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """Weights [D] of the norms of q and k, both None where the model has none."""
+
+    q_weight: Tensor | None
+    k_weight: Tensor | None
+    eps: float
+
+
+class FusedAttention(ABC):
+    """An attention that norms and rotates q and k itself, in one pass with putting k and v away."""
+
+    @abstractmethod
+    def of_projections(
+        self,
+        layer: int,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        norms: HeadNorms,
+        cos_TD: Tensor,
+        sin_TD: Tensor,
+    ) -> Tensor:
+        """Called once a layer, in order, with the projections as they are; -> [T, H, D]."""
 
 
 class PackedAttention:
@@ -64,16 +94,29 @@ class SelfAttention(nn.Module):
         self.o_proj = nn.Linear(q_size, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.eps = config.rms_norm_eps
 
-    def forward(self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention) -> Tensor:
+    def forward(
+        self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention | FusedAttention
+    ) -> Tensor:
         heads = (x_TC.shape[0], -1, self.head_dim)
         q_THD = self.q_proj(x_TC).view(heads)
         k_TKD = self.k_proj(x_TC).view(heads)
         v_TKD = self.v_proj(x_TC).view(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
-        q_THD, k_TKD = apply_rotary(q_THD, k_TKD, cos_TD, sin_TD)
-        out_THD = attention(self.layer, q_THD, k_TKD, v_TKD)
+        if isinstance(attention, FusedAttention):
+            norms = HeadNorms(
+                None if self.q_norm is None else self.q_norm.weight,
+                None if self.k_norm is None else self.k_norm.weight,
+                self.eps,
+            )
+            out_THD = attention.of_projections(
+                self.layer, q_THD, k_TKD, v_TKD, norms, cos_TD, sin_TD
+            )
+        else:
+            if self.q_norm is not None and self.k_norm is not None:
+                q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
+            q_THD, k_TKD = apply_rotary(q_THD, k_TKD, cos_TD, sin_TD)
+            out_THD = attention(self.layer, q_THD, k_TKD, v_TKD)
         out_TC: Tensor = self.o_proj(out_THD.reshape(x_TC.shape[0], -1))
         return out_TC
 
@@ -91,14 +134,29 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
+    """Attention, then the MLP; `recompute`: keep only the input for the backward pass."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.recompute = False
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = SelfAttention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention) -> Tensor:
+    def forward(
+        self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention | FusedAttention
+    ) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            kept_TC: Tensor = checkpoint(
+                self._compute, x_TC, cos_TD, sin_TD, attention, use_reentrant=False
+            )
+            return kept_TC
+        return self._compute(x_TC, cos_TD, sin_TD, attention)
+
+    def _compute(
+        self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention | FusedAttention
+    ) -> Tensor:
         x_TC = x_TC + self.self_attn(self.input_layernorm(x_TC), cos_TD, sin_TD, attention)
         out_TC: Tensor = x_TC + self.mlp(self.post_attention_layernorm(x_TC))
         return out_TC
@@ -114,7 +172,11 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, tokens_T: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention
+        self,
+        tokens_T: Tensor,
+        cos_TD: Tensor,
+        sin_TD: Tensor,
+        attention: Attention | FusedAttention,
     ) -> Tensor:
         x_TC: Tensor = self.embed_tokens(tokens_T)
         for layer in self.layers:
@@ -137,7 +199,9 @@ class Qwen3(nn.Module):
         )
         self._cos_sin: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
+    def forward(
+        self, tokens_T: Tensor, positions_T: Tensor, attention: Attention | FusedAttention
+    ) -> Tensor:
         """Token ids and positions [T] (int64) -> hidden states [T, C] after the final norm."""
         if self._cos_sin is None or self._cos_sin[0].device != tokens_T.device:
             # Not buffers: they are in no checkpoint, stay fp32 and survive the meta device.
@@ -152,6 +216,11 @@ class Qwen3(nn.Module):
         """Hidden states [N, C] -> logits [N, V] in fp32."""
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
         return F.linear(hidden_NC, head.weight).float()
+
+    def token_logprobs(self, hidden_NC: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of ids [N] after hidden states [N, C], and entropy in nats, both [N], without all logits."""
+        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return token_logprob(hidden_NC, head.weight, ids_N)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
