@@ -1,0 +1,142 @@
+"""Checkpoints: `step-000010/` holds sharded weights and moments (torch.distributed.checkpoint) and `state.json`.
+
+A folder appears whole or not at all. It says all that a run goes on from: the schedule and the next questions follow
+from the step, and every draw from the seed and the step, so that no generator's state is worth keeping. Ranks may be
+more or fewer on the next start.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from wideseek.model.weights import save_model
+from wideseek_train.trainer import Trainer
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """Beside weights and moments: steps done, the settings they were done with, the model's shape, the best evaluation.
+
+    best_f1 is -1 before the first evaluation.
+    """
+
+    steps_done: int
+    config: dict[str, Any]
+    config_sha256: str
+    model: dict[str, Any]
+    best_f1: float
+
+
+def sha256_of(config: Mapping[str, Any]) -> str:
+    """Hash of resolved settings."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def save_checkpoint(
+    trainer: Trainer, folder: Path, config: dict[str, Any], best_f1: float, keep: int = 2
+) -> Path:
+    """Write `folder`/step-N; the newest `keep` stay. A collective call on a folder that all ranks see."""
+    target = folder / f"step-{trainer.steps_done:06d}"
+    partial = target.with_suffix(".part")
+    if dist.get_rank() == 0 and partial.exists():
+        shutil.rmtree(partial)
+    dist.barrier()
+    save(trainer.state(), checkpoint_id=partial)
+    if dist.get_rank() == 0:
+        state = RunState(
+            steps_done=trainer.steps_done,
+            config=config,
+            config_sha256=sha256_of(config),
+            model=trainer.model_config.to_dict(),
+            best_f1=best_f1,
+        )
+        (partial / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+        for old in _checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier()
+    return target
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint of the most steps."""
+    return next(reversed(_checkpoints(folder)), None)
+
+
+def load_checkpoint(trainer: Trainer, checkpoint: Path, config: Mapping[str, Any]) -> RunState:
+    """Put weights, moments and step back into `trainer`; a collective call.
+
+    ValueError, before anything is changed, for other settings than the checkpoint's or another model.
+    """
+    state = read_state(checkpoint)
+    if state.config_sha256 != sha256_of(config):
+        raise ValueError(f"{checkpoint} was made with {first_difference(state.config, config)}")
+    theirs, ours = state.model, trainer.model_config.to_dict()
+    if theirs != ours:
+        raise ValueError(f"{checkpoint} holds another model, with {first_difference(theirs, ours)}")
+    load(trainer.state(), checkpoint_id=checkpoint)
+    trainer.steps_done = state.steps_done
+    return state
+
+
+def read_state(checkpoint: Path) -> RunState:
+    """ValueError names a file that is not a checkpoint's."""
+    try:
+        return RunState(**json.loads((checkpoint / "state.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{checkpoint / 'state.json'} cannot be read: {error}") from None
+
+
+def export(trainer: Trainer, start: Path, folder: Path) -> None:
+    """Write the trainer's weights as a Hugging Face folder with the tokenizer of `start`; a collective call.
+
+    Weights keep the number format that config.json of `start` names. The folder appears whole.
+    """
+    whole = trainer.whole_model()
+    if whole is not None:
+        partial = folder.with_name(folder.name + ".part")
+        if partial.exists():
+            shutil.rmtree(partial)
+        save_model(whole, partial, getattr(torch, trainer.model_config.dtype))
+        for name in TOKENIZER_FILES:
+            if (start / name).is_file():
+                shutil.copyfile(start / name, partial / name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    dist.barrier()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if not path.suffix)
+
+
+def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The first name whose values differ, both named; tables are looked into."""
+    for name in sorted(theirs.keys() | ours.keys()):
+        old, new = theirs.get(name), ours.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and old != new:
+            return f"{name}.{first_difference(old, new)}"
+        if old != new:
+            return f"{name} {old!r}, not {new!r}"
+    return "the same settings, but its hash differs"

@@ -1,0 +1,130 @@
+"""What a step is measured by: names with units in one table, and the log that takes nothing else.
+
+metrics.jsonl is the record, a line a step; Weights & Biases mirrors it. Words are those of verl and RLinf.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wideseek_train.batch import ROLES
+
+STEP = "training/global_step"
+
+METRICS = {
+    STEP: "optimizer steps done",
+    "critic/rewards/mean": "reward a scored rollout",
+    "critic/score/mean": "item F1 a scored rollout",
+    "critic/score/row_f1": "row F1 a scored rollout",
+    "critic/groups/with_signal": "questions whose attempts differed in reward",
+    "critic/groups/drawn": "questions asked",
+    "actor/pg_loss": "nats, weighted sum",
+    "actor/kl_loss": "nats, weighted sum of k3 to the reference model",
+    "actor/entropy": "nats a token",
+    "actor/ratio": "new to old probability, mean over tokens",
+    "actor/pg_clipfrac": "share of tokens the clip held",
+    "actor/ppo_kl": "nats a token, old minus new log-probability",
+    "actor/grad_norm": "before clipping",
+    "actor/lr": "learning rate",
+    "actor/skipped": "1 if the gradient was not finite and nothing moved",
+    "actor/tokens": "trained tokens",
+    "actor/samples": "trained trajectories",
+    "actor/micro_batches": "passes of each rank",
+    "mismatch/mean": "nats a token, |trainer - engine| log-probability",
+    "mismatch/p99_9": "nats, the largest of any rank's",
+    "mismatch/max": "nats",
+    "mismatch/kl": "nats a token, from engine to trainer",
+    "rollouts/scored": "rollouts with a reward",
+    "rollouts/failed": "rollouts without one, for no fault of the policy",
+    "rollouts/answered": "share of scored rollouts with an answer of the right form",
+    "rollouts/overlong": "mean penalty for an overlong turn",
+    "response_length/mean": "sampled tokens a turn",
+    "response_length/max": "sampled tokens",
+    "wideseek_r1/traj/mean/subtask": "subagents asked for, a rollout",
+    "wideseek_r1/traj/mean/search": "searches, a rollout",
+    "wideseek_r1/traj/mean/access": "pages opened, a rollout",
+    "wideseek_r1/avg_num_subagents_per_traj": "subagents run, a rollout",
+    "tools/failed": "share of tool calls that gave nothing",
+    **{f"num_turns/{role}": "turns an agent" for role in ROLES},
+    **{f"tokens/{role}": "sampled tokens an agent" for role in ROLES},
+    **{f"weight/{role}": "sum of token weights" for role in ROLES},
+    **{f"ended/{role}": "share of agents that ended with an answer" for role in ROLES},
+    "val-core/worlds/item_f1/mean@1": "greedy, on unseen worlds",
+    "val-core/worlds/row_f1/mean@1": "greedy, on unseen worlds",
+    "timing_s/gen": "seconds of rollouts",
+    "timing_s/update_actor": "seconds of the optimizer step, packing included",
+    "timing_s/update_weights": "seconds of weight sync",
+    "timing_s/testing": "seconds of evaluation",
+    "timing_s/step": "seconds in all",
+    "perf/sync_gb_per_s": "gigabytes a second into the engine",
+    "perf/throughput": "trained tokens a second of the step",
+    "perf/max_memory_gb": "largest memory of a rank, of its GPU or else of its process, in GiB",
+}
+"""Name -> unit and meaning of every number a run may log."""
+
+
+class MetricsLog:
+    """metrics.jsonl of a run, and its mirror. Only rank 0 keeps one."""
+
+    def __init__(
+        self, out: Path, steps_done: int, config: Mapping[str, Any], *, wandb: bool
+    ) -> None:
+        """Goes on after `steps_done` steps: lines of later ones, which a kill undid, are dropped.
+
+        ValueError if wandb is asked for and cannot be had.
+        """
+        self._path = out / "metrics.jsonl"
+        kept = read_metrics(self._path) if self._path.exists() else []
+        lines = [json.dumps(line) + "\n" for line in kept if line[STEP] <= steps_done]
+        partial = self._path.with_suffix(".part")
+        partial.write_text("".join(lines))
+        partial.replace(self._path)
+        self._mirror = _open_wandb(out, config) if wandb else None
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """One step. KeyError for a name that is not registered."""
+        line = {name: values[name] for name in METRICS if name in values}
+        if unknown := values.keys() - line.keys():
+            raise KeyError(f"unregistered metrics: {', '.join(sorted(unknown))}")
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._mirror is not None:
+            self._mirror.log(dict(line))
+
+    def close(self) -> None:
+        if self._mirror is not None:
+            self._mirror.finish()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl, without one that was torn."""
+    *lines, _torn = path.read_text().split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def _open_wandb(out: Path, config: Mapping[str, Any]) -> Any:
+    """A W&B run, offline unless WANDB_MODE says otherwise; it goes on under the name of the folder.
+
+    ValueError if the package is missing or its server cannot be reached.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError("wandb true needs the package wandb, which is not installed")
+    wandb = importlib.import_module("wandb")
+    try:
+        run = wandb.init(
+            id=out.resolve().name,
+            resume="allow",
+            dir=str(out),
+            config=dict(config),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+        )
+    except wandb.Error as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"W&B: {first}; WANDB_MODE=offline needs no server") from None
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return run

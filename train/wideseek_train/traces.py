@@ -1,0 +1,111 @@
+"""Traces: one JSON line a finished rollout, from which its optimizer step can be computed again without tools.
+
+Files are `step-000012-rank3.jsonl`. Token ids and log-probabilities come back bit for bit; a line that a kill tore is
+cut off.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wideseek.generation import Completion
+from wideseek.trajectory import End, Rollout, ToolCall, Trajectory, Turn
+from wideseek_train.graded import Graded, Reward, Unscored
+
+
+class TraceFile:
+    """Where one rank streams the rollouts of one step; kept open while they run."""
+
+    def __init__(self, folder: Path, step: int, rank: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step-{step:06d}-rank{rank}.jsonl"
+        if path.exists():
+            whole = path.read_bytes().rpartition(b"\n")
+            path.write_bytes(whole[0] + whole[1])
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, graded: Graded) -> None:
+        """Append one rollout."""
+        self._file.write((json.dumps(asdict(graded), allow_nan=False) + "\n").encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def read_traces(folder: Path, step: int) -> dict[tuple[int, int], Graded]:
+    """The rollouts of a step that any rank has finished, by (question, attempt).
+
+    ValueError names the file and line of what is not a trace.
+    """
+    found: dict[tuple[int, int], Graded] = {}
+    for path in sorted(folder.glob(f"step-{step:06d}-rank*.jsonl")):
+        *lines, _torn = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                graded = _read_graded(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number}: not a trace, {error!r}") from None
+            found[graded.question, graded.attempt] = graded
+    return found
+
+
+def drop_traces_after(folder: Path, step: int) -> None:
+    """Delete the traces of steps beyond `step`: the weights they were sampled from are lost."""
+    for path in folder.glob("step-*-rank*.jsonl"):
+        if int(path.name.split("-")[1]) > step:
+            path.unlink()
+
+
+def _read_graded(record: dict[str, Any]) -> Graded:
+    reward = record["reward"]
+    return Graded(
+        **record
+        | {
+            "reward": Reward(**reward) if "value" in reward else Unscored(**reward),
+            "rollout": read_rollout(record["rollout"]),
+        }
+    )
+
+
+def read_rollout(record: Mapping[str, Any]) -> Rollout:
+    """The Rollout of which `asdict` gave this record."""
+    trajectories = tuple(_read_trajectory(part) for part in record["trajectories"])
+    return Rollout(**{**record, "trajectories": trajectories})
+
+
+def _read_trajectory(record: Mapping[str, Any]) -> Trajectory:
+    return Trajectory(
+        **{
+            **record,
+            "prompt_token_ids": tuple(record["prompt_token_ids"]),
+            "turns": tuple(_read_turn(turn) for turn in record["turns"]),
+            "end": End(record["end"]),
+        }
+    )
+
+
+def _read_turn(record: Mapping[str, Any]) -> Turn:
+    completion = record["completion"]
+    if completion is not None:
+        values: dict[str, Any] = dict(completion)
+        values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        completion = Completion(**values)
+    return Turn(
+        **{
+            **record,
+            "completion": completion,
+            "calls": tuple(ToolCall(**call) for call in record["calls"]),
+            "tool_token_ids": tuple(record["tool_token_ids"]),
+        }
+    )
