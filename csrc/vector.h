@@ -19,6 +19,7 @@ constexpr int LANES = 8;
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t WordVec __attribute__((vector_size(4 * LANES)));
 typedef uint16_t HalfVec __attribute__((vector_size(2 * LANES)));
 typedef float Vec8 __attribute__((vector_size(32)));
 typedef float Vec4 __attribute__((vector_size(16)));
@@ -66,10 +67,10 @@ inline Vec as_floats(IntVec bits) {
 
 // Rounds to nearest even, as torch does; a NaN stays one.
 inline void store(uint16_t* to, Vec v) {
-    IntVec bits = bits_of(v);
-    IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-    IntVec kept = v == v;
-    HalfVec half = __builtin_convertvector((rounded & kept) | (0x7FC0 & ~kept), HalfVec);
+    WordVec bits = (WordVec)bits_of(v);
+    WordVec rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    WordVec kept = (WordVec)(v == v);
+    HalfVec half = __builtin_convertvector((rounded & kept) | (0x7FC0u & ~kept), HalfVec);
     std::memcpy(to, &half, sizeof half);
 }
 
@@ -139,8 +140,9 @@ inline Vec exp_of_negative(Vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    IntVec exponent = (bits_of(shifted) << 23) + 0x3F800000;
-    Vec result = p * as_floats(exponent);
+    // Unsigned: far below 0 it overflows, and the result is not used.
+    WordVec exponent = ((WordVec)bits_of(shifted) << 23) + 0x3F800000u;
+    Vec result = p * as_floats((IntVec)exponent);
     return x < -87.0f ? Vec{} : result;
 }
 

@@ -55,6 +55,7 @@ from wideseek.backends import (
     positive_int,
 )
 from wideseek.grading.patient_judge import Patience
+from wideseek.runs.log import LogFailedError, first_words
 
 DONE, INCOMPLETE, USAGE, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -62,16 +63,17 @@ DONE, INCOMPLETE, USAGE, OVER_BUDGET, INTERRUPTED = 0, 1, 2, 3, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite of the command line; the exit code."""
     options = parse(arguments)
+    code = USAGE
     try:
-        return asyncio.run(evaluate(options))
-    except ValueError as error:
-        print(f"eval: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
+        code = asyncio.run(evaluate(options))
+    except* (ValueError, OSError, LogFailedError) as errors:  # of several trials at once
+        print(f"eval: {first_words(errors)}", file=sys.stderr)
+    except* KeyboardInterrupt:
+        code = INTERRUPTED
         print(
             f"eval: stopped; --output-dir {options.output_dir} goes on from here", file=sys.stderr
         )
-        return INTERRUPTED
+    return code
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -101,6 +103,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--judge-model goes with a URL as --judge")
     if options.cost_limit and not options.price:
         parser.error("--cost-limit needs --price")
+    if options.cost_limit and options.predict_only:
+        parser.error("--cost-limit counts graded trials: it does not go with --predict-only")
     if options.inspect and (options.predict_only or options.inspect.suffix != ".eval"):
         parser.error("--inspect takes a FILE.eval, and does not go with --predict-only")
     if options.output_dir is None:

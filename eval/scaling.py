@@ -57,6 +57,7 @@ from wideseek.backends import (
     positive_int,
 )
 from wideseek.grading.patient_judge import Patience, PatientJudge
+from wideseek.runs.log import LogFailedError, first_words
 
 DONE, INCOMPLETE, USAGE, INTERRUPTED = 0, 1, 2, 130
 WIDTHS, TURNS = (0, 1, 2, 5, 10, 20, 40), (5, 10, 20, 50)
@@ -66,17 +67,18 @@ TASKS, ROWS, MINUTES = 30, (5, 20), 13.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sweep of the command line; the exit code."""
     options = parse(arguments)
+    code = USAGE
     try:
-        return asyncio.run(measure(options))
-    except ValueError as error:
-        print(f"scaling: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
+        code = asyncio.run(measure(options))
+    except* (ValueError, OSError, LogFailedError) as errors:  # of several trials at once
+        print(f"scaling: {first_words(errors)}", file=sys.stderr)
+    except* KeyboardInterrupt:
+        code = INTERRUPTED
         print(
             f"scaling: stopped; --output-dir {options.output_dir} goes on from here",
             file=sys.stderr,
         )
-        return INTERRUPTED
+    return code
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -340,10 +342,11 @@ async def open_team(system: System, opened: AsyncExitStack) -> Team:
 
 
 def forget(team: Team) -> None:
-    """Drop what local models keep of what they have read, as new weights make them do."""
+    """Drop what local models keep of what they have read."""
     for model in {id(model): model for model in (team.lead, team.sub)}.values():
         if isinstance(model, LocalModel):
-            model.engine.update_weights(model.engine.model.named_parameters())
+            model.engine.sleep()
+            model.engine.wake()
 
 
 async def run_point(

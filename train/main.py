@@ -124,7 +124,7 @@ def join_ranks() -> Counters:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backends += ",cuda:nccl"
-    else:
+    elif ranks > 1:
         torch.set_num_threads(1)  # ranks share a machine better than threads
     dist.init_process_group(
         backends, store=PrefixStore("group", store), rank=rank, world_size=ranks
@@ -143,9 +143,11 @@ def claim_folder(out: Path, settings: dict[str, Any]) -> None:
                 f"{out} was begun with {first_difference(begun, settings)}: choose another out"
             )
     dist.barrier()
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 and not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n")
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(settings, indent=2) + "\n")
+        partial.replace(path)
 
 
 def build_trainer(config: RlConfig, folder: Path) -> Trainer:

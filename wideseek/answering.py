@@ -16,7 +16,7 @@ from wideseek.runs.answer import Answer
 from wideseek.runs.events import Event
 from wideseek.runs.export import write_answer
 from wideseek.runs.ledger import Budget
-from wideseek.runs.log import LogFailedError, RunLog, new_run_id
+from wideseek.runs.log import RunLog, new_run_id
 from wideseek.trajectory import End, Rollout
 
 BUDGET_REASONS = frozenset({"max_agents", "max_tokens", "max_tool_calls", "max_seconds"})
@@ -102,13 +102,12 @@ async def answer_question(
     LogFailedError, alone or in a group, when the folder can no longer be written to.
     """
     with RunLog(runs_dir, run_id or new_run_id(), watch=watch) as log:
-        try:
-            resolved = json.dumps(dict(config), ensure_ascii=False, indent=2, default=str) + "\n"
+        resolved = json.dumps(dict(config), ensure_ascii=False, indent=2, default=str) + "\n"
+        with log.failing():
             (log.folder / "config.resolved.json").write_text(resolved, encoding="utf-8")
-            rollout = await replace(research, emit=log.emit).run(
-                question, workflow=workflow, seed=seed, cancel=cancel
-            )
+        rollout = await replace(research, emit=log.emit).run(
+            question, workflow=workflow, seed=seed, cancel=cancel
+        )
+        with log.failing():
             answer = write_answer(log.folder)
-        except OSError as error:
-            raise LogFailedError(f"run folder {log.folder}: {error.strerror}") from error
     return Answered(run_id=log.run_id, folder=log.folder, rollout=rollout, answer=answer)

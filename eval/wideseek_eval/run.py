@@ -117,7 +117,8 @@ async def run_trials(
 
 def _finished_events(folder: Path) -> list[Event]:
     """The events of a run that was completed before; none for one cut short, or not begun."""
-    events = read_events(folder) if folder.exists() else []
+    # A kill may leave a folder that holds nothing yet.
+    events = read_events(folder) if (folder / "events.jsonl").is_file() else []
     return events if events and events[-1].type is EventType.RUN_COMPLETED else []
 
 

@@ -27,11 +27,12 @@ HEAD_DIMS = (16, 32, 64, 128)
 class AttentionPlan:
     """Who reads which pages in one step; the same for every layer.
 
-    Covers the first num_rows rows of q; made for caches of this shape [P, KV, page_size, D].
+    Covers the first num_rows rows of q; made for caches of this shape [P, KV, page_size, D] and dtype.
     """
 
     num_rows: int
     cache_shape: tuple[int, ...]
+    cache_dtype: torch.dtype
     parts: WorkList | GatherPlan
 
 
@@ -59,7 +60,7 @@ def plan_attention(
         )
     else:
         parts = reference_attention.plan_attention(pages, kv_lens, q_lens, cache)
-    return AttentionPlan(parts.num_rows, tuple(cache.shape), parts)
+    return AttentionPlan(parts.num_rows, tuple(cache.shape), cache.dtype, parts)
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> Tensor:
@@ -71,7 +72,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
     `work_list.UNIT_ROWS` queries, 4 H D FLOPs each. Not differentiable in C++. Raises ValueError.
     """
     num_kv, head_dim = k_cache.shape[1], k_cache.shape[3]
-    check("q", q, (None, None, head_dim), q.device, *FLOATS)
+    check("q", q, (None, None, head_dim), q.device, plan.cache_dtype)
     check("k_cache", k_cache, plan.cache_shape, q.device, q.dtype)
     check("v_cache", v_cache, plan.cache_shape, q.device, q.dtype)
     if num_kv == 0 or q.shape[1] % num_kv:

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from wideseek.engine.config import EngineConfig
-from wideseek.engine.engine import Engine, EngineAsleep
+from wideseek.engine.engine import Engine
+from wideseek.engine.errors import EngineAsleep
 from wideseek.generation import Completion, Sampling
 from wideseek.model.qwen3 import Qwen3
 

@@ -9,6 +9,8 @@ import pytest
 
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
+from wideseek.engine.errors import EngineClosed
+from wideseek.engine.model_runner import ModelRunner
 from wideseek.generation import Completion, Sampling
 from wideseek.model.qwen3 import Qwen3
 
@@ -145,6 +147,26 @@ def test_a_failing_step_fails_every_caller_and_the_engine_goes_on(
         breakable.broken = False
         (after,) = engine.generate_batch([(prompt(0, 30), GREEDY)])
     assert after.token_ids == before.token_ids
+
+
+def test_an_engine_that_cannot_start_over_closes_itself(
+    model: Qwen3, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an error of the device that no later call survives."""
+
+    def fail(runner: ModelRunner) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(ModelRunner, "clear", fail)
+    breakable = Breakable(model)
+    with Engine(breakable, EngineConfig(num_pages=64)) as engine:
+        breakable.broken = True
+        call = asyncio.wait_for(engine.generate(prompt(0, 30), ENDLESS), 30)
+        with pytest.raises(RuntimeError, match="not finite"):
+            asyncio.run(call)
+        with pytest.raises(EngineClosed):
+            asyncio.run(engine.generate(prompt(0, 30), ENDLESS))
+        engine.pause()  # waits for nobody
 
 
 def test_cancellations_updates_and_page_pressure_together_lose_nothing(

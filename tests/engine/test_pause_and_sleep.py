@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from wideseek.engine.config import EngineConfig
-from wideseek.engine.engine import Engine, EngineAsleep, EngineClosed
+from wideseek.engine.engine import Engine
+from wideseek.engine.errors import EngineAsleep, EngineClosed
 from wideseek.generation import Completion, Sampling
 from wideseek.model.qwen3 import Qwen3
 

@@ -185,6 +185,7 @@ def test_the_model_is_throttled_where_a_flag_says_so(
     "words",
     [
         ["--cost-limit", "1"],
+        ["--cost-limit", "1", "--price", "1,1", "--predict-only"],
         ["--price", "free"],
         ["--token-limit", "0"],
         ["--max-connections", "0"],

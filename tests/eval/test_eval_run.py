@@ -33,6 +33,13 @@ def test_right_answers_score_one_and_count_their_cost(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_without_an_event_is_begun_again(tmp_path: Path) -> None:
+    """As a kill leaves it between making the folder and the first line."""
+    (tmp_path / "runs" / "test-0-t0" / "pages").mkdir(parents=True)
+    records, _, undone = asyncio.run(run_worlds(tmp_path, 2, 1, right))
+    assert undone == 0 and len(records) == 2
+
+
 @pytest.mark.parametrize(
     "text", ["", "I cannot tell.", "```markdown\n|||\n```", "\\boxed{", "| a |"]
 )

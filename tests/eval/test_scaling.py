@@ -244,16 +244,13 @@ def test_an_outage_is_no_point_and_is_made_good(
 
 
 def test_models_forget_between_points(scaling: ModuleType) -> None:
-    dropped: list[list[str]] = []
-    engine = SimpleNamespace(
-        model=SimpleNamespace(named_parameters=lambda: iter([("w", 0)])),
-        update_weights=lambda tensors: dropped.append([name for name, _ in tensors]),
-    )
+    told: list[str] = []
+    engine = SimpleNamespace(sleep=lambda: told.append("sleep"), wake=lambda: told.append("wake"))
     local = LocalModel("m", None, engine)  # type: ignore[arg-type]
     scaling.forget(Team(local, local))
-    assert dropped == [["w"]]
+    assert told == ["sleep", "wake"]
     scaling.forget(Team(local, ScriptedModel([], lambda task: "")))
-    assert len(dropped) == 2
+    assert told == ["sleep", "wake"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Building csrc: once for all processes, and the twins with one line where it cannot be built."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     return err
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="no C++ compiler on this machine"
+)
+def test_the_sources_of_this_tree_build() -> None:
+    """Every test of the kernels is left out where they are not built: here a fault in them shows."""
+    assert cpu_build.cpu_kernels()
 
 
 def test_no_compiler_is_one_line(

@@ -21,6 +21,7 @@ from wideseek_train.graded import (
     grade,
 )
 from wideseek_train.loss import LossConfig
+from wideseek_train.traces import drop_traces_after
 from wideseek_train.trainer import Trainer, TrainerConfig
 
 from tests.train.start import lone_rank, tokenizer_size, write_start
@@ -281,6 +282,13 @@ def test_a_rollout_whose_model_is_down_leaves_the_group(tmp_path: Path, renderer
     assert collector(tmp_path, SilentModel(renderer, {})).collect(0) == groups
 
 
+def test_what_was_down_is_asked_again_after_a_restart(tmp_path: Path, renderer: Renderer) -> None:
+    collector(tmp_path, moody(renderer, fails=True)).collect(0)
+    drop_traces_after(tmp_path, 0)
+    groups = collector(tmp_path, moody(renderer)).collect(0)
+    assert all(isinstance(a.reward, Reward) for g in groups for a in g.attempts)
+
+
 def test_what_a_rollout_earns(tmp_path: Path, renderer: Renderer) -> None:
     groups = collector(tmp_path, moody(renderer, moody=False)).collect(0)
     group = next(g for g in groups if g.task.kind == "table")
@@ -365,7 +373,9 @@ def test_advantages_by_subagent_pay_for_cells_supplied(tmp_path: Path, renderer:
     good = [
         a for a, whole in zip(of("sub", "subagent"), of("sub", "outcome"), strict=True) if whole > 0
     ]
-    assert good and all(0 < a < max(of("lead", "outcome")) for a in good)
+    # One that supplied less than others may earn less than the average, together they earn more.
+    assert good and sum(good) > 0 and max(good) < max(of("lead", "outcome"))
+    assert len(set(good)) > 1
     assert sum(of("sub", "subagent")) == pytest.approx(0.0, abs=1e-6)
 
 

@@ -61,10 +61,19 @@ def read_traces(folder: Path, step: int) -> dict[tuple[int, int], Graded]:
 
 
 def drop_traces_after(folder: Path, step: int) -> None:
-    """Delete the traces of steps beyond `step`: the weights they were sampled from are lost."""
+    """Delete the traces of steps beyond `step`: the weights they were sampled from are lost.
+
+    Of `step` itself, which goes on, those without a reward: what was down then is asked again.
+    """
     for path in folder.glob("step-*-rank*.jsonl"):
         if int(path.name.split("-")[1]) > step:
             path.unlink()
+        elif int(path.name.split("-")[1]) == step:
+            *lines, _torn = path.read_bytes().split(b"\n")
+            kept = [line + b"\n" for line in lines if "value" in json.loads(line)["reward"]]
+            partial = path.with_suffix(".part")
+            partial.write_bytes(b"".join(kept))
+            partial.replace(path)
 
 
 def _read_graded(record: dict[str, Any]) -> Graded:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from wideseek.answering import BUDGET_REASONS, Answered, answer_question, plan_research
@@ -26,7 +26,7 @@ from wideseek.backends import (
     positive_int,
 )
 from wideseek.runs.ledger import Budget
-from wideseek.runs.log import LogFailedError, make_runs_dir
+from wideseek.runs.log import LogFailedError, first_words, make_runs_dir
 from wideseek.trajectory import End
 
 OK, INCOMPLETE, USAGE, BUDGET_SPENT = 0, 1, 2, 3
@@ -85,7 +85,7 @@ async def ask(options: argparse.Namespace) -> int:
     try:
         answered = await answer(options, backends, interrupts.cancel)
     except* LogFailedError as errors:  # of several agents at once
-        lost = str(next(iter_leaves(errors)))
+        lost = first_words(errors)
     finally:
         await backends.close()
     if lost:
@@ -149,15 +149,6 @@ class Interrupts:
         self.exit_code = 128 + number
         self.cancel.set()
         say(sys.stderr, "stopping with what there is; once more to quit now\n")
-
-
-def iter_leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """The exceptions of a group of groups."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from iter_leaves(error)
-        else:
-            yield error
 
 
 def refuse(message: str) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wideseek.engine.config import EngineConfig
+from wideseek.engine.errors import EngineAsleep, EngineClosed
 from wideseek.engine.model_runner import ModelRunner, kv_pages_that_fit
 from wideseek.engine.page_pool import PagePool
 from wideseek.engine.prefix_tree import PrefixTree
@@ -28,14 +29,6 @@ from wideseek.generation import Completion, Sampling
 from wideseek.model.qwen3 import Qwen3
 from wideseek.model.renderer import Renderer
 from wideseek.model.weights import load_model
-
-
-class EngineClosed(RuntimeError):
-    """The engine was closed before or while it was asked."""
-
-
-class EngineAsleep(RuntimeError):
-    """The engine was asked for tokens between `sleep` and `wake`."""
 
 
 class Engine:
@@ -325,12 +318,22 @@ class Engine:
                 if not (self._paused or self._asleep):
                     self._step()
             except Exception as error:  # whatever it is belongs to the callers, not to this thread
-                self._scheduler.drop_all()
-                self._scheduler.forget()
-                self._runner.clear()
                 failure = RuntimeError(f"a step of the engine failed: {error!r}")
                 failure.__cause__ = error
+                self._start_over()
                 self._fail(failure)
+
+    def _start_over(self) -> None:
+        """Drop what a failed step left behind; if that fails too, nothing can be trusted any more and the engine closes."""
+        try:
+            self._scheduler.drop_all()
+            self._scheduler.forget()
+            self._runner.clear()
+        except Exception:
+            with self._condition:
+                self._closed = True
+                self._stepping = False
+                self._condition.notify_all()
 
     def _begin_turn(self) -> bool:
         """Wait until there is something to do and take in what callers left; False when closed."""

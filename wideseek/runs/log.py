@@ -9,7 +9,8 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -50,6 +51,13 @@ class LogFailedError(Exception):
     """The folder of a run that is under way can no longer be written to."""
 
 
+def first_words(errors: BaseException) -> str:
+    """What an error says, or the first of a group of them, in one line."""
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return " ".join(str(errors).split())
+
+
 class RunLog:
     """Writes one new run; `emit` is the run's Emit. A context manager that closes the file.
 
@@ -88,12 +96,18 @@ class RunLog:
         parent_id: str | None = None,
     ) -> None:
         """Append one event. A page in `data` is stored beside the log, its text becomes a hash."""
-        try:
+        with self.failing():
             event = self._write(type, dict(data), agent_id, parent_id)
-        except OSError as error:
-            raise LogFailedError(f"run folder {self.folder}: {error.strerror}") from error
         if self._watch is not None:
             self._watch(event)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Turn an OSError of what is written to the folder into a LogFailedError."""
+        try:
+            yield
+        except OSError as error:
+            raise LogFailedError(f"run folder {self.folder}: {error.strerror}") from error
 
     def _write(
         self, type: EventType, data: dict[str, Any], agent_id: str | None, parent_id: str | None

@@ -89,11 +89,11 @@ class _World:
         return f"{_SITE}{next(self.numbers)}"
 
     def draw_attributes(self, count: int) -> list[Attribute]:
-        """Attributes of a kind; in training nearly half of the labels are made up, so that none can be presumed."""
+        """Attributes of a kind; in training a third of the labels are made up, so that none can be presumed."""
         chosen = self.rng.sample(self.lexicon.attributes, count)
         if self.split == "train":
             chosen = [
-                made_up.invent(a.kind, self.lexicon, self.rng) if self.rng.random() < 0.45 else a
+                made_up.invent(a.kind, self.lexicon, self.rng) if self.rng.random() < 0.3 else a
                 for a in chosen
             ]
         if self.rng.random() < 0.4:
@@ -168,6 +168,7 @@ class _World:
             f"{name} {word}",
         ]
         forms += [f"{word} {root}", f"{value}, {name}", f"{near}, {value}"]
+        forms += [f"{value} ({word.lower()})", f"{near} {word} {value}"]
         if before:
             forms += [rng.choice(before), f"{rng.choice(before).split()[0]} {word}"]
         return rng.choice(forms).replace("|", "")
@@ -265,10 +266,14 @@ def _draw_lists(world: _World, rows: int) -> tuple[list[_List], list[Attribute]]
     return lists, attributes
 
 
-def _asked_form(attribute: Attribute, rng: random.Random, narrow: bool) -> str:
+def _asked_form(attribute: Attribute, world: _World, narrow: bool) -> str:
+    """How a fact is asked for; in training often by its plural, which is listed first."""
+    rng, train = world.rng, world.split == "train"
     question_words = ("how ", "who ", "when ", "where ")
     forms = [f for f in attribute.asked if narrow or not f.startswith(question_words)]
-    return rng.choice(forms) if forms and rng.random() < 0.45 else attribute.label
+    if not forms or rng.random() >= (0.65 if train else 0.45):
+        return attribute.label
+    return forms[0] if train and rng.random() < 0.4 else rng.choice(forms)
 
 
 def make_task(
@@ -301,7 +306,7 @@ def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) 
     subject = rng.choice(lists[0].entities)
     if rng.random() < 0.15:
         subject.alias = world.fresh_name()
-    words = _asked_form(asked, rng, narrow=True)
+    words = _asked_form(asked, world, narrow=True)
     called = subject.alias or subject.name
     phrasing = ask_fact(called.lower() if rng.random() < 0.12 else called, words, world.split, rng)
     return Task(
@@ -321,7 +326,7 @@ def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) 
 def _table_task(name: str, world: _World, lists: list[_List], asked: list[Attribute]) -> Task:
     """Facts of every entity of the target list, or of a few that the question names."""
     rng, target = world.rng, lists[0]
-    words = tuple(_asked_form(attribute, rng, narrow=False) for attribute in asked)
+    words = tuple(_asked_form(attribute, world, narrow=False) for attribute in asked)
     chosen = target.entities
     if words and len(chosen) <= 12 and rng.random() < 0.13:
         chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
