@@ -44,8 +44,8 @@ def test_mini_answers_unseen_worlds(tmp_path: Path) -> None:
     ]
     run([str(ROOT / "eval/main.py"), *flags], tmp_path)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    # Measured 0.74 on 24 tasks of 3 to 10 rows; the goal is 0.9 (wideseek/model/mini/README.md).
-    assert summary["all"]["item_f1"]["mean"] > 0.45
+    # Measured 0.85 on 21 tasks of 3 to 10 rows; the goal is 0.9 (wideseek/model/mini/README.md).
+    assert summary["all"]["item_f1"]["mean"] > 0.6
 
 
 def ask(tmp_path: Path, question: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_ask_finds_south_american_countries_and_their_pages(tmp_path: Path) -> N
     keys = [row[answer["columns"][0]] for row in answer["rows"]]
     backed = {keys[source["row"]] for source in answer["sources"] if source["pages"]}
     countries = "Argentina Bolivia Brazil Chile Colombia Ecuador Guyana Paraguay Peru Suriname Uruguay Venezuela"
-    assert len(backed & set(countries.split())) >= 3
+    assert len(backed & set(countries.split())) >= 10
 
 
 def test_the_bundled_model_is_small_and_has_a_card() -> None:
