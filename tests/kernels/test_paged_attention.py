@@ -1,5 +1,6 @@
 """Paged attention in C++: right, and the same to the bit however a step is cut, shared and placed."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +156,16 @@ def test_batch_mates_do_not_change_a_bit(dtype: torch.dtype) -> None:
     assert torch.equal(together, batch.alone())
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """More threads make smaller units, which share less."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 @pytest.mark.parametrize("heads", [2, 6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
