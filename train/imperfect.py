@@ -56,7 +56,8 @@ def main() -> None:
     schedule = SftConfig(
         steps=config.steps, learning_rate=config.learning_rate, warmup_steps=5, decay_share=0.5
     )
-    optimizers, bf16 = make_optimizers(model, schedule), bf16_is_faster()
+    bf16 = bf16_is_faster()
+    optimizers = make_optimizers(model, schedule, bf16=bf16)
     rng = torch.Generator().manual_seed(config.seed)
     carry: list[Example] = []
     for step in range(config.steps):

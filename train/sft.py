@@ -51,6 +51,7 @@ class SftConfig:
     tokens_per_step: int = 2560  # a rank, in short tokens
     max_length: int = 5000
     plans: int = 12  # first turns of leads after each rollout
+    reports: int = 2  # subagents of other worlds after each rollout
     learning_rate: float = 2.2e-3
     warmup_steps: int = 60
     decay_share: float = 0.75  # last share of the steps over which the rate falls to a fiftieth
@@ -68,7 +69,7 @@ def stream(config: SftConfig, folder: Path, seed: int, queue: "Queue[Example]") 
     """Producer process: examples without end."""
     torch.set_num_threads(1)
     renderer = Renderer.load(folder)
-    for example in draw_examples(seed, renderer, config.max_length, config.plans):
+    for example in draw_examples(seed, renderer, config.max_length, config.plans, config.reports):
         queue.put(example)
 
 
@@ -152,7 +153,7 @@ def average_gradients(model: Qwen3, ranks: int) -> None:
         grad.copy_(mean.view_as(grad))
 
 
-def make_optimizers(model: Qwen3, config: SftConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Qwen3, config: SftConfig, *, bf16: bool) -> list[torch.optim.Optimizer]:
     """Optimizers for the layers' matrices and for all else; each group's rate is its `initial_lr` times the schedule.
 
     The embedding moves slowly and with a large epsilon: Adam would scale the faint push that softmax gives every rare token
@@ -170,7 +171,9 @@ def make_optimizers(model: Qwen3, config: SftConfig) -> list[torch.optim.Optimiz
         weight_decay=0.0,
     )
     main = Muon(
-        [{"params": matrices, "initial_lr": config.learning_rate}], weight_decay=config.weight_decay
+        [{"params": matrices, "initial_lr": config.learning_rate}],
+        weight_decay=config.weight_decay,
+        dtype=torch.bfloat16 if bf16 else torch.float32,
     )
     return [main, rest]
 
@@ -236,6 +239,7 @@ def main() -> None:
     if ranks > 1:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     model = start_model(config, out, rank)
@@ -248,7 +252,8 @@ def main() -> None:
     )
     producer.start()
 
-    optimizers, bf16 = make_optimizers(model, config), bf16_is_faster()
+    bf16 = bf16_is_faster()
+    optimizers = make_optimizers(model, config, bf16=bf16)
     average = copy.deepcopy(model)
     rng = torch.Generator().manual_seed(config.seed * 1000 + rank)
     carry: list[Example] = []

@@ -48,7 +48,7 @@ def test_nobody_is_taught_to_spoil_a_report(
         return text
 
     monkeypatch.setattr(GarbledDialogue, "speak", speak)
-    examples = draw_examples(4, renderer, 2000, plans=0)
+    examples = draw_examples(4, renderer, 2000, plans=0, reports=0)
     said = []
     for _ in range(150):
         example = next(examples)

@@ -36,9 +36,10 @@ def start() -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(weight) for weight in gradients(99)]
 
 
-def test_steps_are_those_of_torch_within_bf16() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_are_those_of_torch_within_bf16(dtype: torch.dtype) -> None:
     ours, theirs = start(), start()
-    three_steps(Muon(ours, lr=0.02), ours)
+    three_steps(Muon(ours, lr=0.02, dtype=dtype), ours)
     options = {"weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
     three_steps(torch.optim.Muon(theirs, lr=0.02, **options), theirs)  # type: ignore[arg-type]
     for a, b, first in zip(ours, theirs, start(), strict=True):

@@ -144,10 +144,13 @@ def _draw_rows(rng: random.Random) -> tuple[int, int]:
     )[0]
 
 
-def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) -> Iterator[Example]:
-    """An endless stream of examples of all roles; at most three subagents of a rollout are kept.
+def draw_examples(
+    seed: int, renderer: Renderer, max_length: int, plans: int, reports: int
+) -> Iterator[Example]:
+    """An endless stream of examples of all roles; at most two subagents of a rollout are kept.
 
-    Trajectories above `max_length` tokens are dropped. After each rollout come `plans` first turns of other leads.
+    Trajectories above `max_length` tokens are dropped. After each rollout come `plans` first turns of other leads and
+    `reports` subagents of as many other worlds: facts are worded alike within a world.
     """
     rng = random.Random(f"demonstrations/{seed}")
     while True:
@@ -163,7 +166,7 @@ def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) ->
         lead, *subs = rollout.trajectories
         if garbled:
             subs = []  # only how the lead goes on from what it was told is to be learned
-        kept = subs[:1] + rng.sample(subs[1:], min(2, len(subs) - 1)) if subs else []
+        kept = subs[:1] + rng.sample(subs[1:], min(1, len(subs) - 1)) if subs else []
         for trajectory in (lead, *kept):
             listing = trajectory.role == "sub" and trajectory.task.startswith("list: ")
             example = to_example(trajectory, "list" if listing else trajectory.role)
@@ -175,3 +178,11 @@ def draw_examples(seed: int, renderer: Renderer, max_length: int, plans: int) ->
                 rng.getrandbits(48), "train", rows, rng.choice(("boxed", "table", "table", "table"))
             )
             yield plan_example(task, renderer, rng.choice(WIDTHS))
+        for _ in range(reports):
+            task = make_task(rng.getrandbits(48), "train", (1, 2), "table")
+            *_, last = demonstrate(task, renderer, "team", 10, 0.03).trajectories
+            if (
+                last.role == "sub"
+                and len((example := to_example(last, "sub")).token_ids) <= max_length
+            ):
+                yield example

@@ -31,8 +31,9 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, for matrices [R, C]; steps are scaled so that a rate made for AdamW fits.
 
-    Gradients must be equal on all ranks of the default process group; each rank orthogonalises its share. Mutates the
-    parameters. Source: Jordan et al. 2024; the scale 0.2 sqrt(max(R, C)) from Liu et al. 2025, arXiv 2502.16982, eq. 4.
+    Gradients must be equal on all ranks of the default process group; each rank orthogonalises its share, with products in
+    `dtype`. Mutates the parameters. Source: Jordan et al. 2024; the scale 0.2 sqrt(max(R, C)) from Liu et al. 2025,
+    arXiv 2502.16982, eq. 4.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Muon(torch.optim.Optimizer):
         lr: float = 1e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.01,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
@@ -78,7 +81,9 @@ class Muon(torch.optim.Optimizer):
                 by_shape[parameter.shape].append(index)
         for indices in by_shape.values():
             for index, update in zip(
-                indices, orthogonalize(torch.stack([updates[i] for i in indices])), strict=True
+                indices,
+                orthogonalize(torch.stack([updates[i] for i in indices]).to(self.dtype)),
+                strict=True,
             ):
                 updates[index].copy_(update)
         if ranks > 1:

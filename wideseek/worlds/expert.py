@@ -155,12 +155,13 @@ def _read_facts(task: Task, page: str) -> list[Fact]:
 def _noted(number: int | str, name: str, facts: Sequence[Fact]) -> str:
     """What a page says, a line a fact, then all values in a line.
 
-    " (a) capital city: (a) capital [a] Lima" repeats what was asked before it names the label, so that the two are compared
-    side by side, and the letter before the label, which is where the next look-up starts. The last line puts the cells of
-    the row side by side, "7. Peru [a] Lima [b] 1,285,220 km²". Each step needs one look back only.
+    " (a) capital city: (a)", then "capital [a] Lima": what was asked is repeated before the label is named, so that the two
+    are compared side by side, and the letter ends the line, which is where the next look-up starts. The label begins a
+    line as it does on the page, or its tokens would be others. The last line puts the cells of the row side by side,
+    "7. Peru [a] Lima [b] 1,285,220 km²". Each step needs one look back only.
     """
     marked = list(zip(FACT_LETTERS, facts, strict=False))
-    lines = [f" ({x}) {fact.asked}: ({x}) {fact.label} [{x}] {fact.value}" for x, fact in marked]
+    lines = [f" ({x}) {fact.asked}: ({x})\n{fact.label} [{x}] {fact.value}" for x, fact in marked]
     gathered = (f" [{x}] {fact.value}" for x, fact in marked)
     return "\n".join((*lines, f"{number}. {name}{''.join(gathered)}"))
 
