@@ -1,10 +1,11 @@
 """The C++ CPU kernels beside their twins and torch's own attention; one JSON into bench/results.
 
-    python bench/kernels_cpu.py [--rounds 7] [--sequences 64] [--tokens 2048]
+    python bench/kernels_cpu.py [--rounds 7] [--sequences 64] [--tokens 2048] [--threads N] [--output FILE]
 
 Contestants run in turns, once a round, so that what else the machine does falls on all of them; a
 ratio is the median over rounds of the quotient within the round. Keys and values of a step (0.13 to
-0.27 GB a layer) are many times what the caches hold.
+0.27 GB a layer) are many times what a core's caches hold. Caches are made as an engine would make them,
+in huge pages where there are any; what torch gathers lies where torch puts it.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from wideseek_kernels import reference, reference_attention, reference_sample
 from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.kv_cache import new_kv_cache
 from wideseek_kernels.kv_write import norm_rotary_kv_write
 from wideseek_kernels.paged_attention import paged_attention, plan_attention
 from wideseek_kernels.rms_norm import rms_norm
 from wideseek_kernels.sample import sample
 from wideseek_kernels.swiglu import swiglu
+from wideseek_kernels.work_list import plan_work
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE_SIZE = 64
@@ -75,7 +78,7 @@ def report(
     seconds: dict[str, list[float]], pairs: list[tuple[str, str]], **what: object
 ) -> dict[str, Any]:
     """Milliseconds of each contestant, and how many times the second of a pair takes the first's."""
-    row: dict[str, Any] = dict(what)
+    row: dict[str, Any] = {"what": what, "seconds": seconds}
     row["ms"] = {name: quartiles([1e3 * s for s in each]) for name, each in seconds.items()}
     row["ratio"] = {
         f"{slow} / {fast}": quartiles(
@@ -88,13 +91,22 @@ def report(
     return row
 
 
+def drawn_caches(count: int, shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values of so many pages."""
+    size = (count, shape.kv_heads, PAGE_SIZE, shape.head_dim)
+    k_cache, v_cache = (new_kv_cache(size, dtype, torch.device("cpu")) for _ in range(2))
+    for pages in zip(k_cache.split(256), v_cache.split(256), strict=True):
+        for some in pages:
+            some.copy_(torch.randn(some.shape))
+    return k_cache, v_cache
+
+
 def decode(shape: Shape, dtype: torch.dtype, sequences: int, tokens: int, rounds: int) -> Any:
     """One decoding step of attention in one layer: alone, and with all keys in shared pages."""
     count = -(-tokens // PAGE_SIZE)
     order = np.random.default_rng(0).permutation(sequences * count)
     pages = list(order.reshape(sequences, count))
-    cache_shape = (len(order), shape.kv_heads, PAGE_SIZE, shape.head_dim)
-    k_cache, v_cache = (torch.randn(cache_shape).to(dtype) for _ in range(2))
+    k_cache, v_cache = drawn_caches(len(order), shape, dtype)
     q = torch.randn(sequences, shape.heads, shape.head_dim).to(dtype)
     lens, ones = [tokens] * sequences, [1] * sequences
     plan = plan_attention(pages, lens, ones, k_cache)
@@ -148,8 +160,7 @@ def prefill(shape: Shape, dtype: torch.dtype, tokens: int, rounds: int) -> Any:
     """All queries of one sequence, against its twin and torch's causal attention."""
     count = -(-tokens // PAGE_SIZE)
     pages = [np.random.default_rng(0).permutation(count)]
-    cache_shape = (count, shape.kv_heads, PAGE_SIZE, shape.head_dim)
-    k_cache, v_cache = (torch.randn(cache_shape).to(dtype) for _ in range(2))
+    k_cache, v_cache = drawn_caches(count, shape, dtype)
     q = torch.randn(tokens, shape.heads, shape.head_dim).to(dtype)
     k, v = (torch.randn(1, shape.kv_heads, tokens, shape.head_dim).to(dtype) for _ in range(2))
     plan = plan_attention(pages, [tokens], [tokens], k_cache)
@@ -230,27 +241,77 @@ def machine() -> dict[str, object]:
     }
 
 
+def planning(rounds: int) -> Any:
+    """The plan of 256 sequences of 16k tokens that decode, apart and with three quarters in common."""
+    order = np.random.default_rng(0).permutation(256 * 256).reshape(256, 256)
+    apart, lens, ones = list(order), [16384] * 256, [1] * 256
+    shared = [np.concatenate([order[0, :192], own[192:]]) for own in order]
+    cache = torch.empty(256 * 256, 1, PAGE_SIZE, 16)
+    seconds = take_turns(
+        {
+            "plan, apart": lambda: plan_attention(apart, lens, ones, cache),
+            "plan, shared": lambda: plan_attention(shared, lens, ones, cache),
+        },
+        5 * rounds,
+    )
+    return report(seconds, [], op="plan", sequences=256, tokens=16384)
+
+
+def long_decode(shape: Shape, dtype: torch.dtype, rounds: int) -> Any:
+    """One sequence of 32k tokens that decodes, with its keys split over the cores and not."""
+    pages = [np.random.default_rng(0).permutation(512)]
+    k_cache, v_cache = drawn_caches(512, shape, dtype)
+    q = torch.randn(1, shape.heads, shape.head_dim).to(dtype)
+    plan = plan_attention(pages, [32768], [1], k_cache)
+    kwargs = {"page_size": PAGE_SIZE, "num_kv": shape.kv_heads}
+    whole = replace(plan, parts=plan_work(pages, [32768], [1], num_threads=1, **kwargs))
+    split = replace(plan, parts=plan_work(pages, [32768], [1], num_threads=8, **kwargs))
+    seconds = take_turns(
+        {
+            "whole": lambda: paged_attention(q, k_cache, v_cache, whole),
+            "split": lambda: paged_attention(q, k_cache, v_cache, split),
+        },
+        rounds,
+    )
+    name = str(dtype).removeprefix("torch.")
+    return report(
+        seconds, [("whole", "split")], op="long decode", shape=shape.name, dtype=name, tokens=32768
+    )
+
+
+def measure(rounds: int, sequences: int, tokens: int) -> list[Any]:
+    """All rows, each with the seconds of every round; SystemExit where nothing is built."""
+    if not cpu_kernels():
+        raise SystemExit("nothing to measure: no C++ kernels")
+    torch.manual_seed(0)
+    rows = [planning(rounds)]
+    with torch.inference_mode():
+        for shape in SHAPES:
+            for dtype in (torch.float32, torch.bfloat16):
+                rows.append(decode(shape, dtype, sequences, tokens, rounds))
+                rows.append(prefill(shape, dtype, tokens, rounds))
+                rows.append(long_decode(shape, dtype, rounds))
+            rows += rowwise(shape, sequences, rounds)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=None, help="default: bench/results/")
     options = parser.parse_args()
-    if not cpu_kernels():
-        raise SystemExit("nothing to measure: no C++ kernels")
-    torch.manual_seed(0)
-    rows = []
-    with torch.inference_mode():
-        for shape in SHAPES:
-            for dtype in (torch.float32, torch.bfloat16):
-                sizes = (options.sequences, options.tokens, options.rounds)
-                rows.append(decode(shape, dtype, *sizes))
-                rows.append(prefill(shape, dtype, options.tokens, options.rounds))
-            rows += rowwise(shape, options.sequences, options.rounds)
-    RESULTS.mkdir(exist_ok=True)
+    torch.set_num_threads(options.threads)
+    rows = [
+        {**row["what"], "ms": row["ms"], "ratio": row["ratio"]}
+        for row in measure(options.rounds, options.sequences, options.tokens)
+    ]
     taken = machine()
     name = f"kernels_cpu-{str(taken['date'])[:10]}-{taken['threads']}threads.json"
-    path = RESULTS / name
+    path = options.output or RESULTS / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"machine": taken, "rows": rows}, indent=1) + "\n")
     print(path)
 

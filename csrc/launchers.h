@@ -14,9 +14,36 @@ struct WideseekWork {
     const int64_t* pages;     // of all sequences, one after the other
     const int64_t* spans;     // [num_spans, 4]: first row of q, rows, position of the first, first of its pages
     const int64_t* segments;  // [num_segments, 4]: spans from, to; key tiles from, to
-    const int64_t* units;     // [num_units, 4]: spans from, to; segments from, to
-    int64_t num_units;
+    const int64_t* units;     // [num_units, 6]: spans from, to; segments from, to; key tiles; first partial, -1 if whole
+    const int64_t* parts;     // [num_parts, 3]: unit; key tiles from, to
+    int64_t num_units, num_parts, num_partials;
 };
+
+// Sequence i has the last q_lens[i] of its kv_lens[i] tokens as queries, and pages first_pages[i] to first_pages[i + 1].
+struct WideseekSequences {
+    const int64_t *pages, *first_pages, *kv_lens, *q_lens;
+    int64_t count, page_size;
+};
+
+// How a step is cut: tokens of a tile; tiles that are shared in multiples of `granule` and split in multiples of
+// `chunk`; queries of a span and of a unit at most; into about how many parts the whole is split where units are few;
+// how many tiles that two do not share may be read after one that they share, for sharing to be worth it.
+struct WideseekTiling {
+    int64_t tile, granule, chunk, span_rows, unit_rows, parts, worth;
+};
+
+// Where the tables of a WideseekWork go, large enough for a span for each span_rows queries begun, two segments and a
+// unit a span, and as many parts as units and `parts` together, twice.
+struct WideseekTables {
+    int64_t *spans, *segments, *units, *parts;
+};
+
+// Rows of each table; partials: chunks of the queries of units that were split.
+struct WideseekPlanned {
+    int64_t spans, segments, units, parts, partials;
+};
+
+WideseekPlanned wideseek_plan_work(WideseekSequences sequences, WideseekTiling tiling, WideseekTables tables);
 
 struct WideseekCache {
     void* k;  // [num_pages, num_kv, page_size, head_dim]
@@ -24,10 +51,11 @@ struct WideseekCache {
     int64_t num_pages, num_kv, page_size, head_dim;
 };
 
-// out[row] = softmax(q[row] kT / sqrt(head_dim)) v over the keys up to the row's position, for the rows of the work.
+// out[row] = softmax(q[row] kT / sqrt(head_dim)) v over the keys up to the row's position, for the rows of the work, and
+// the natural logarithm of the sum of these exponentials in lse [rows, num_heads] unless it is null.
 // q and out [rows, num_heads, head_dim]; head_dim 16, 32, 64 or 128. Returns 0, or 1 for another head_dim.
-int wideseek_paged_attention(const void* q, void* out, int64_t num_heads, WideseekCache cache, WideseekWork work,
-                             WideseekElement element, int num_threads);
+int wideseek_paged_attention(const void* q, void* out, float* lse, int64_t num_heads, WideseekCache cache,
+                             WideseekWork work, WideseekElement element, int num_threads);
 
 struct WideseekNorm {
     const void* x;         // [rows, size]
@@ -62,6 +90,17 @@ struct WideseekTokens {
 // WIDESEEK_MAX_HEAD_DIM. Returns -1, or the first of the slots that is not in the cache: then nothing is written.
 int64_t wideseek_norm_rotary_kv_write(WideseekTokens tokens, WideseekCache cache, WideseekElement element,
                                    WideseekElement weight, int num_threads);
+
+// Page sources[i] of the caches into page targets[i], for `count` of them; element_size bytes an element. No page is
+// twice among the targets, or both a source and a target. Returns -1, or the first of the pages that is not in the
+// cache, sources before targets: then nothing is written.
+int64_t wideseek_kv_copy(WideseekCache cache, const int64_t* sources, const int64_t* targets, int64_t count,
+                         int64_t element_size, int num_threads);
+
+// Slot slots[t] of the caches into row t of k and v [count, num_kv, head_dim]. Returns -1, or the first of the slots that
+// is not in the cache: then nothing is written.
+int64_t wideseek_kv_gather(WideseekCache cache, const int64_t* slots, void* k, void* v, int64_t count,
+                           int64_t element_size, int num_threads);
 
 struct WideseekLogits {
     const float* logits;  // [rows, vocab], none of them NaN

@@ -13,14 +13,30 @@ import torch
 from torch import Tensor
 
 from wideseek_kernels import reference_attention
-from wideseek_kernels.border import FLOATS, check, check_for_kernel, takes_csrc
+from wideseek_kernels.border import (
+    FLOATS,
+    INTERPRETED,
+    KERNEL_DTYPES,
+    check,
+    check_for_kernel,
+    takes_csrc,
+    takes_kernel,
+)
+from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
 from wideseek_kernels.reference_attention import ROW_TILE, GatherPlan
 from wideseek_kernels.work_list import WorkList, plan_work
 
-__all__ = ["ROW_TILE", "AttentionPlan", "paged_attention", "plan_attention"]
+__all__ = [
+    "ROW_TILE",
+    "AttentionPlan",
+    "paged_attention",
+    "paged_attention_with_lse",
+    "plan_attention",
+]
 
 HEAD_DIMS = (16, 32, 64, 128)
-"""What csrc/attention.cpp is compiled for."""
+"""What csrc/attention.cpp and the Triton kernel are compiled for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +49,7 @@ class AttentionPlan:
     num_rows: int
     cache_shape: tuple[int, ...]
     cache_dtype: torch.dtype
-    parts: WorkList | GatherPlan
+    parts: WorkList | LaunchPlan | GatherPlan
 
 
 def plan_attention(
@@ -47,16 +63,31 @@ def plan_attention(
     pages[i] are its pages in order, at least ceil(kv_lens[i] / page_size); those that several
     sequences begin with are read once for all of them. The queries lie side by side in the order of
     the sequences, which is best that of their length. cache [P, KV, page_size, D] is any layer's.
+    The plans of C++ and Triton are made in C++; without a compiler the twin runs, on a GPU too.
     Raises ValueError: pages, kv_lens, q_lens, cache.
     """
     check("cache", cache, (None, None, None, None), cache.device, *FLOATS)
     _, num_kv, page_size, head_dim = cache.shape
     pages = _checked(pages, kv_lens, q_lens, cache)
-    parts: WorkList | GatherPlan
+    parts: WorkList | LaunchPlan | GatherPlan
     if head_dim in HEAD_DIMS and takes_csrc(cache):
         threads = torch.get_num_threads()
         parts = plan_work(
             pages, kv_lens, q_lens, page_size=page_size, num_kv=num_kv, num_threads=threads
+        )
+    elif (
+        head_dim in HEAD_DIMS
+        and cache.dtype in KERNEL_DTYPES
+        and takes_kernel(cache)
+        and cpu_kernels()
+    ):
+        parts = plan_launch(
+            pages,
+            kv_lens,
+            q_lens,
+            page_size=page_size,
+            programs=_programs(cache.device, num_kv),
+            device=cache.device,
         )
     else:
         parts = reference_attention.plan_attention(pages, kv_lens, q_lens, cache)
@@ -69,8 +100,68 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
     q [T, H, D], k_cache and v_cache [P, KV, page_size, D] of one dtype, query head h reading key
     head h // (H / KV) -> [T, H, D]; rows beyond the plan's come out 0. The keys of the queries are
     in the cache already. Reads each key and value of a shared or own page once for at most
-    `work_list.UNIT_ROWS` queries, 4 H D FLOPs each. Not differentiable in C++. Raises ValueError.
+    `work_list.UNIT_ROWS` queries, 4 H D FLOPs each; on a GPU for `launch_plan.TOKENS`. Not
+    differentiable. Raises ValueError.
     """
+    return _attend(q, k_cache, v_cache, plan, with_lse=False)[0]
+
+
+def paged_attention_with_lse(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan
+) -> tuple[Tensor, Tensor]:
+    """`paged_attention`, and log(sum(exp(q kᵀ / sqrt(D)))) [T, H] fp32, -inf beyond the plan's rows."""
+    return _attend(q, k_cache, v_cache, plan, with_lse=True)
+
+
+def _attend(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, *, with_lse: bool
+) -> tuple[Tensor, Tensor]:
+    """The result, and its log-sum-exp: anything where it is not wanted."""
+    _check(q, k_cache, v_cache, plan)
+    if isinstance(plan.parts, GatherPlan):
+        out = reference_attention.paged_attention(q, k_cache, v_cache, plan.parts)
+        if not with_lse:
+            return out, out
+        return out, reference_attention.log_sum_exp(q, k_cache, plan.parts)
+    check_for_kernel(q=q, k_cache=k_cache, v_cache=v_cache)
+    if isinstance(plan.parts, LaunchPlan):
+        from wideseek_kernels.on_triton import paged_attention as on_triton
+
+        return on_triton.paged_attention(q, k_cache, v_cache, plan.parts)
+    return _on_cpu(q, k_cache, v_cache, plan.parts, with_lse=with_lse)
+
+
+def _on_cpu(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, *, with_lse: bool
+) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(q)
+    out[work.num_rows :] = 0
+    lse = torch.full(q.shape[:2], -torch.inf) if with_lse else None
+    torch.ops.wideseek.paged_attention(
+        q,
+        out,
+        lse,
+        k_cache,
+        v_cache,
+        work.pages,
+        work.spans,
+        work.segments,
+        work.units,
+        work.parts,
+        work.num_partials,
+        torch.get_num_threads(),
+    )
+    return out, out if lse is None else lse
+
+
+def _programs(device: torch.device, num_kv: int) -> int:
+    """Items of a key head that run at the same time, two on a multiprocessor."""
+    if INTERPRETED:
+        return 4
+    return max(1, 2 * torch.cuda.get_device_properties(device).multi_processor_count // num_kv)
+
+
+def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
     num_kv, head_dim = k_cache.shape[1], k_cache.shape[3]
     check("q", q, (None, None, head_dim), q.device, plan.cache_dtype)
     check("k_cache", k_cache, plan.cache_shape, q.device, q.dtype)
@@ -79,23 +170,9 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
         raise ValueError(f"q has {q.shape[1]} heads, expected a multiple of {num_kv} of k_cache")
     if len(q) < plan.num_rows:
         raise ValueError(f"q has {len(q)} rows, expected at least {plan.num_rows} of the plan")
-    if isinstance(plan.parts, GatherPlan):
-        return reference_attention.paged_attention(q, k_cache, v_cache, plan.parts)
-    check_for_kernel(q=q, k_cache=k_cache, v_cache=v_cache)
-    work, out = plan.parts, torch.empty_like(q)
-    out[work.num_rows :] = 0
-    torch.ops.wideseek.paged_attention(
-        q,
-        out,
-        k_cache,
-        v_cache,
-        work.pages,
-        work.spans,
-        work.segments,
-        work.units,
-        torch.get_num_threads(),
-    )
-    return out
+    for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} requires grad, and paged attention has none")
 
 
 def _checked(

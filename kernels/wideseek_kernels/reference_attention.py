@@ -130,6 +130,28 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: GatherPla
     return out
 
 
+def log_sum_exp(q: Tensor, k_cache: Tensor, plan: GatherPlan) -> Tensor:
+    """log(sum(exp(q kᵀ / sqrt(D)))) [T, H] in fp32 (fp64 for fp64), -inf beyond the plan's rows."""
+    num_heads, num_kv, head_dim = q.shape[1], k_cache.shape[1], q.shape[2]
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    flat_k = k_cache.flatten(0, 1).flatten(1)
+    lse = torch.full(q.shape[:2], -torch.inf, dtype=dtype, device=q.device)
+    for group in plan.groups:
+        batch = group.end - group.begin
+        k = flat_k.index_select(0, group.page_rows).view(batch, num_kv, -1, head_dim).to(dtype)
+        rows = q[group.begin : group.end].view(batch, num_kv, -1, head_dim).to(dtype)
+        scores = rows @ k.transpose(2, 3) / head_dim**0.5 + group.mask.to(dtype)
+        lse[group.begin : group.end] = scores.logsumexp(3).reshape(-1, num_heads)
+    for chunk in plan.chunks:
+        k = flat_k.index_select(0, chunk.page_rows).view(num_kv, 1, -1, head_dim).to(dtype)
+        for begin, end, mask in chunk.blocks:
+            rows = q[begin:end].view(end - begin, num_kv, -1, head_dim).permute(1, 2, 0, 3)
+            scores = rows.to(dtype) @ k[:, :, : mask.shape[3]].transpose(2, 3) / head_dim**0.5
+            scores += mask[:, :, : end - begin].to(dtype)
+            lse[begin:end] = scores.logsumexp(3).permute(2, 0, 1).reshape(-1, num_heads)
+    return lse
+
+
 def padded_keys(kv_len: int, page_size: int) -> int:
     """Keys to read for kv_len of them: whole pages and tiles, no pass that would be halved."""
     unit = max(KEY_TILE, page_size)

@@ -1,13 +1,13 @@
-"""What the C++ attention does in one step, planned once for all layers: who reads which tiles with whom.
+"""What a step of attention reads, planned once for all layers: who reads which tiles with whom.
 
 A tile is TILE keys at absolute positions. Consecutive queries of a sequence make a span; spans whose
 sequences begin with the same pages stand in one unit, in which each tile they share is read once, for
-all of them. A unit runs on one core. Nothing here can change a result's bits, only who waits for whom.
+all of them. A part of a unit runs on one core: all of it, or where units are fewer than cores some of
+its chunks of CHUNK keys. Nothing here can change a result's bits, only who waits for whom.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 TILE = 64
-"""Keys that go at once; csrc/attention.cpp has the same."""
+"""Keys that go at once; csrc/rows_of_attention.h has the same."""
+
+CHUNK_TILES = 16
+"""Tiles that are summed up by themselves, whoever does it; csrc/rows_of_attention.h has the same."""
 
 SPAN_ROWS = 64
 """Queries of one sequence that go together: enough that a tile is read from memory for many."""
@@ -23,19 +26,40 @@ SPAN_ROWS = 64
 UNIT_ROWS = 128
 """Queries of all sequences of a unit: what they carry from tile to tile stays in a core's cache."""
 
-Span = tuple[int, int, int, int]
-"""First row of q, rows, position of the first, where its pages begin in `WorkList.pages`."""
+PARTS_A_THREAD = 4
+"""Into how many parts units are split for each core, where they are few: the last is not waited for long."""
 
-Segment = tuple[int, int, int, int]
-"""Spans from, to; tiles from, to: read for all of these spans, from the pages of the first."""
+
+ALWAYS = 1 << 40
+"""Sharing costs nothing here: what a sequence reads after what it shares goes on from there."""
+
+
+class Tiling(NamedTuple):
+    """How a step is cut, as `launchers.h` has it.
+
+    Keys of a tile; tiles are shared in multiples of granule and split in multiples of chunk; queries
+    of a span and of a unit at most; about how many parts the whole is split into where units are few;
+    tiles that two sequences may read apart for one they share, beyond which they share nothing.
+    """
+
+    tile: int
+    granule: int
+    chunk: int
+    span_rows: int
+    unit_rows: int
+    parts: int
+    worth: int
 
 
 @dataclass(frozen=True, slots=True)
 class WorkList:
     """Covers the first num_rows rows of q. Tensors are int64 on the CPU, as `launchers.h` has them.
 
-    pages [n]; spans [S, 4] and segments [G, 4] as above; units [U, 4] (spans from, to; segments from,
-    to), the longest first.
+    pages [n]; spans [S, 4]: first row of q, rows, position of the first, where its pages begin;
+    segments [G, 4]: spans from, to, tiles from, to, read for all of these spans from the pages of the
+    first; units [U, 6]: spans from, to, segments from, to, tiles, first of its partials or -1 where it
+    is not split, the longest first; parts [P, 3]: unit, tiles from, to. num_partials are the chunks of
+    all queries of split units.
     """
 
     num_rows: int
@@ -43,6 +67,8 @@ class WorkList:
     spans: Tensor
     segments: Tensor
     units: Tensor
+    parts: Tensor
+    num_partials: int
 
 
 def plan_work(
@@ -54,118 +80,61 @@ def plan_work(
     num_kv: int,
     num_threads: int,
 ) -> WorkList:
-    """Plan a step; arguments as in `plan_attention`, pages[i] exactly ceil(kv_lens[i] / page_size)."""
+    """Plan a step; arguments as in `plan_attention`, pages[i] exactly ceil(kv_lens[i] / page_size).
+
+    Calls C++: `cpu_kernels()` must be true. Source of the shared walk: Juravsky 2024, arXiv 2402.05099.
+    """
     num_rows = sum(q_lens)
     # Units are many enough for all threads, and no larger than what a cache holds.
-    most_rows = min(UNIT_ROWS, max(16, num_rows * num_kv // (2 * num_threads)))
-    first_rows = np.cumsum([0, *q_lens]).tolist()
-    first_pages = np.cumsum([0, *map(len, pages)]).tolist()
-    spans: list[Span] = []
-    segments: list[Segment] = []
-    units: list[tuple[int, int, int, int]] = []
-    costs: list[int] = []
-    for family in _families(pages, page_size):
-        own: list[Span] = []
-        common: list[int] = []
-        for index, shared in family:
-            position = kv_lens[index] - q_lens[index]
-            for offset in range(0, q_lens[index], SPAN_ROWS):
-                rows = min(SPAN_ROWS, q_lens[index] - offset)
-                own.append(
-                    (first_rows[index] + offset, rows, position + offset, first_pages[index])
-                )
-                # A sequence's later spans share all that its earlier ones read.
-                common.append(shared if offset == 0 else _tiles(own[-2]))
-        for begin, end in _cut(own, most_rows):
-            base = len(spans), len(segments)
-            spans += own[begin:end]
-            found = list(_segments(own[begin:end], common[begin:end]))
-            segments += [(lo + base[0], hi + base[0], t0, t1) for lo, hi, t0, t1 in found]
-            units.append((base[0], len(spans), base[1], len(segments)))
-            costs.append(
-                sum(
-                    (t1 - t0) * sum(span[1] for span in own[begin + lo : begin + hi])
-                    for lo, hi, t0, t1 in found
-                )
-            )
-    order = sorted(range(len(units)), key=lambda u: -costs[u])
-    return WorkList(
-        num_rows,
-        torch.from_numpy(np.concatenate([np.empty(0, np.int64), *pages])),
-        _table(spans),
-        _table(segments),
-        _table([units[u] for u in order]),
+    unit_rows = min(UNIT_ROWS, max(16, num_rows * num_kv // (2 * num_threads)))
+    parts = max(1, PARTS_A_THREAD * num_threads // num_kv) if num_threads > 1 else 1
+    tiling = Tiling(TILE, 1, CHUNK_TILES, SPAN_ROWS, unit_rows, parts, ALWAYS)
+    return cut(pages, kv_lens, q_lens, page_size, tiling)
+
+
+def cut(
+    pages: list[npt.NDArray[np.int64]],
+    kv_lens: list[int],
+    q_lens: list[int],
+    page_size: int,
+    tiling: Tiling,
+) -> WorkList:
+    """The same with any tiling."""
+    queries = np.asarray(q_lens, np.int64)
+    most_spans = int((-(-queries // tiling.span_rows)).sum())
+    flat = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *pages]))
+    first_pages = np.zeros(len(pages) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, pages), np.int64, len(pages)), out=first_pages[1:])
+    spans, segments, units, parts = (
+        torch.empty((rows, columns), dtype=torch.int64)
+        for rows, columns in (
+            (most_spans, 4),
+            (2 * most_spans, 4),
+            (most_spans, 6),
+            (2 * (most_spans + tiling.parts), 3),
+        )
     )
-
-
-def _families(
-    pages: list[npt.NDArray[np.int64]], page_size: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Sequences that begin with the same tile, next to each other those that share most.
-
-    Yields (sequence, whole tiles it shares with the one before it in the list, 0 for the first).
-    """
-    by_first: dict[int, list[int]] = {}
-    for index, own in enumerate(pages):
-        by_first.setdefault(int(own[0]), []).append(index)
-    for members in by_first.values():
-        if len(members) > 1:
-            # Any order does that puts common beginnings side by side.
-            members.sort(key=lambda index: pages[index].tobytes())
-        family = [(members[0], 0)]
-        for before, index in pairwise(members):
-            shared = _common(pages[before], pages[index]) * page_size // TILE
-            if shared == 0:
-                yield family
-                family = []
-            family.append((index, shared))
-        yield family
-
-
-def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
-    """Pages that both begin with."""
-    shorter = min(len(one), len(other))
-    different = one[:shorter] != other[:shorter]
-    return int(different.argmax()) if different.any() else shorter
-
-
-def _cut(spans: list[Span], most_rows: int) -> Iterator[tuple[int, int]]:
-    """Runs of spans, as (from, to), of no more than so many rows, or of one span."""
-    begin = rows = 0
-    for index, span in enumerate(spans):
-        if index > begin and rows + span[1] > most_rows:
-            yield begin, index
-            begin, rows = index, 0
-        rows += span[1]
-    yield begin, len(spans)
-
-
-def _tiles(span: Span) -> int:
-    """Tiles that the last row of a span sees something of."""
-    return -(-(span[2] + span[1]) // TILE)
-
-
-def _segments(spans: list[Span], common: list[int]) -> Iterator[Segment]:
-    """What the spans of a unit read, tile by tile: a walk through the tree of what they share.
-
-    common[i] are the tiles that i shares with i - 1. Every span sees its own tiles once, in order.
-    """
-    open_nodes = [(0, len(spans), 0)]
-    while open_nodes:
-        lo, hi, tile = open_nodes.pop()
-        if hi - lo == 1:
-            if tile < _tiles(spans[lo]):
-                yield lo, hi, tile, _tiles(spans[lo])
-            continue
-        limits = [min(common[i], _tiles(spans[i - 1]), _tiles(spans[i])) for i in range(lo + 1, hi)]
-        least = min(limits)
-        if tile < least:
-            yield lo, hi, tile, least
-        starts = [lo, *(lo + 1 + i for i, limit in enumerate(limits) if limit == least)]
-        open_nodes += [
-            (begin, end, least) for begin, end in zip(starts, [*starts[1:], hi], strict=True)
-        ]
-
-
-def _table(rows: list[tuple[int, int, int, int]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
+    counts = torch.empty(5, dtype=torch.int64)
+    torch.ops.wideseek.plan_work(
+        flat,
+        torch.from_numpy(first_pages),
+        torch.tensor(kv_lens, dtype=torch.int64),
+        torch.from_numpy(queries),
+        page_size,
+        torch.tensor(tiling),
+        spans,
+        segments,
+        units,
+        parts,
+        counts,
+    )
+    num_spans, num_segments, num_units, num_parts, num_partials = counts.tolist()
+    return WorkList(
+        int(queries.sum()),
+        flat,
+        spans[:num_spans],
+        segments[:num_segments],
+        units[:num_units],
+        parts[:num_parts],
+        num_partials,
+    )

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.kv_write import kv_write
-from wideseek_kernels.paged_attention import paged_attention, plan_attention
+from wideseek_kernels.paged_attention import (
+    paged_attention,
+    paged_attention_with_lse,
+    plan_attention,
+)
 from wideseek_kernels.reference_attention import GatherPlan
 from wideseek_kernels.work_list import WorkList, plan_work
 
@@ -94,7 +98,7 @@ def tiles_read(work: WorkList) -> int:
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (8, 1), (5, 1), (12, 4)])
-@pytest.mark.parametrize("length", [1, 19, 63, 64, 65, 99, 300])
+@pytest.mark.parametrize("length", [1, 19, 63, 64, 65, 99, 300, 989, 1024, 1025, 2100])
 def test_it_is_causal_attention_over_the_pages(length: int, heads: int, kv_heads: int) -> None:
     context = Context(length, heads=heads, kv_heads=kv_heads)
     torch.testing.assert_close(
@@ -126,16 +130,17 @@ def test_bfloat16_is_rounded_once(head_dim: int) -> None:
     assert torch.equal(torch.cat(decoded), whole[[0, 63, 64, 299]])
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 64, 300, 513])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64, 130])
 @pytest.mark.parametrize("heads", [2, 4, 6])  # 1, 2 and 3 rows of a decoding token go at once
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_and_decode_give_the_same_bits_as_one_pass(
     chunk: int, heads: int, dtype: torch.dtype
 ) -> None:
-    context = Context(500, dtype=dtype, heads=heads)
-    whole = context.attend(0, 500)
-    parts = [context.attend(lo, min(lo + chunk, 500)) for lo in range(0, 500, chunk)]
-    assert torch.equal(torch.cat(parts), whole)
+    context = Context(1100, dtype=dtype, heads=heads)
+    whole = context.attend(0, 1100)
+    for first, end in ((0, 200), (900, 1100)):  # the last of them over the end of a chunk of keys
+        parts = [context.attend(lo, min(lo + chunk, end)) for lo in range(first, end, chunk)]
+        assert torch.equal(torch.cat(parts), whole[first:end])
 
 
 @pytest.mark.parametrize("page_size", [1, 16, 128, 512])
@@ -214,8 +219,70 @@ def test_threads_change_who_works_and_no_bit() -> None:
     assert torch.equal(*results)
 
 
-def test_a_nan_is_seen_by_later_queries_only() -> None:
-    context = Context(200)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_splitting_long_sequences_changes_no_bit(dtype: torch.dtype) -> None:
+    """What is a multiple of a chunk of keys, one less or more, and queries that see fewer chunks."""
+    lengths, counts = [2048, 3073, 1023, 4000, 20], [1, 70, 3, 1, 20]
+    contexts = [Context(length, seed=i, dtype=dtype, heads=6) for i, length in enumerate(lengths)]
+    batch = Batch(contexts, counts)
+    whole = plan_attention(batch.pages, batch.lengths, batch.counts, batch.k_cache)
+    caches = (batch.k_cache, batch.v_cache)
+    results = []
+    for num_threads in (1, 4, 16):
+        work = plan_work(
+            batch.pages,
+            batch.lengths,
+            batch.counts,
+            page_size=64,
+            num_kv=2,
+            num_threads=num_threads,
+        )
+        assert (len(work.parts) > len(work.units)) == (num_threads > 1)
+        plan = replace(whole, parts=work)
+        results.append(
+            torch.cat([x.flatten() for x in paged_attention_with_lse(batch.q, *caches, plan)])
+        )
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(("head_dim", "planned"), [(32, WorkList), (48, GatherPlan)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_sum_exp_is_that_of_the_scores(
+    dtype: torch.dtype, head_dim: int, planned: type
+) -> None:
+    context = Context(1100, dtype=dtype, head_dim=head_dim)
+    caches = (context.k_cache.nan_to_num(), context.v_cache.nan_to_num())
+    q = torch.cat((context.q[-1:], context.q, context.q[:1]))
+    plan = plan_attention([context.pages] * 2, [1100, 1100], [1, 1100], context.k_cache)
+    assert isinstance(plan.parts, planned)
+    out, lse = paged_attention_with_lse(q, *caches, plan)
+    assert lse.dtype == torch.float32
+    scores = torch.einsum(
+        "qhd,khd->hqk", context.q.double(), context.k.double().repeat_interleave(2, 1)
+    )
+    future = torch.ones(1100, 1100, dtype=torch.bool).triu(1)
+    exact = (scores / head_dim**0.5).masked_fill(future, -torch.inf).logsumexp(2).T
+    expected = torch.cat((exact[-1:], exact))
+    torch.testing.assert_close(lse[:1101].double(), expected, atol=1e-5, rtol=1e-5)
+    assert lse[1101].eq(-torch.inf).all()
+    assert torch.equal(out, paged_attention(q, *caches, plan))
+
+
+def test_what_wants_a_gradient_is_refused() -> None:
+    cache = torch.zeros(4, 2, 64, 32)
+    plan = plan_attention([np.array([3, 1])], [100], [2], cache)
+    good = {"q": torch.ones(2, 4, 32), "k_cache": cache, "v_cache": cache, "plan": plan}
+    for name in ("q", "k_cache", "v_cache"):
+        wanting = good | {name: good[name].clone().requires_grad_()}  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match=rf"^{name} requires grad"):
+            paged_attention(**wanting)  # type: ignore[arg-type]
+        with torch.no_grad():
+            paged_attention(**wanting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_nan_is_seen_by_later_queries_only(dtype: torch.dtype) -> None:
+    context = Context(200, dtype=dtype)
     clean = context.attend(100, 200)
     context.v[150] = torch.nan
     context.write(context.k, context.v)

@@ -19,7 +19,16 @@ triton = pytest.importorskip("triton", reason="triton is in the dev extra, for L
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime.driver import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
-from wideseek_kernels.on_triton import kv_write, rms_norm, sample, swiglu, token_logprob  # noqa: E402
+from wideseek_kernels.launch_plan import LaunchPlan  # noqa: E402
+from wideseek_kernels.on_triton import (  # noqa: E402
+    kv_pages,
+    kv_write,
+    paged_attention,
+    rms_norm,
+    sample,
+    swiglu,
+    token_logprob,
+)
 
 SHARED_BYTES = 232_448
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -69,7 +78,15 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[C
     monkeypatch.setattr(driver, "_active", Hopper())
     monkeypatch.setattr(JITFunction, "run", compile_only)
     yield kernels
-    for module in (kv_write, rms_norm, sample, swiglu, token_logprob):
+    for module in (
+        kv_pages,
+        kv_write,
+        paged_attention,
+        rms_norm,
+        sample,
+        swiglu,
+        token_logprob,
+    ):
         for kernel in vars(module).values():
             if isinstance(kernel, JITFunction):
                 kernel.device_caches.clear()  # compiled for no device of this machine
@@ -139,3 +156,21 @@ def test_token_logprob(compiled: list[Compiled]) -> None:
     (logprobs.sum() + entropies.sum()).backward()
     check(compiled[:3], "part_kernel", "merge_kernel", "gradient_kernel")
     assert compiled[0].tensor_products > 0 and compiled[2].tensor_products > 0
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_paged_attention(compiled: list[Compiled], head_dim: int) -> None:
+    cache = meta(1000, KV_HEADS, 64, head_dim)
+    ints = {"dtype": torch.int64}
+    tables = (meta(500, 5, **ints), meta(PEOPLE, 4, **ints), meta(99, **ints), meta(5000, **ints))
+    plan = LaunchPlan(PEOPLE, 1000, *tables)
+    paged_attention.paged_attention(meta(PEOPLE, HEADS, head_dim), cache, cache, plan)
+    check(compiled, "attention_kernel", "merge_kernel")
+    assert compiled[0].tensor_products > 0
+
+
+def test_kv_pages(compiled: list[Compiled]) -> None:
+    cache, numbers = meta(1000, KV_HEADS, 64, HEAD_DIM), meta(PEOPLE, dtype=torch.int64)
+    kv_pages.kv_copy(cache, cache, numbers, numbers)
+    kv_pages.kv_gather(cache, cache, numbers)
+    check(compiled, "kv_copy_kernel", "kv_gather_kernel")

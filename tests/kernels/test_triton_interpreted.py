@@ -1,4 +1,4 @@
-"""test_triton_ops.py in Triton's interpreter, which has to be chosen before triton is imported."""
+"""The tests of Triton kernels in Triton's interpreter, which has to be chosen before triton is imported."""
 
 import os
 import subprocess
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.timeout(900)  # some 13 seconds of one core, more where it is shared
-def test_the_kernels_agree_with_their_twins_in_the_interpreter() -> None:
+@pytest.mark.timeout(900)  # some 20 seconds of one core, more where it is shared
+@pytest.mark.parametrize("name", ["test_triton_ops.py", "test_triton_attention.py"])
+def test_the_kernels_agree_with_their_twins_in_the_interpreter(name: str) -> None:
     pytest.importorskip("triton", reason="triton is in the dev extra, for Linux alone")
-    tests = Path(__file__).with_name("test_triton_ops.py")
+    tests = Path(__file__).with_name(name)
     ran = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider"),

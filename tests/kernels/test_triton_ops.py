@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 from wideseek_kernels import reference, reference_sample
+from wideseek_kernels.kv_copy import kv_copy
+from wideseek_kernels.kv_gather import kv_gather
 from wideseek_kernels.kv_write import norm_rotary_kv_write
 from wideseek_kernels.rms_norm import add_rms_norm, rms_norm
 from wideseek_kernels.sample import sample, sample_with_entropy
@@ -217,6 +219,33 @@ def test_padding_rows_and_slots_out_of_range_are_written_nowhere() -> None:
         page, place = divmod(row, PAGE_SIZE)
         close(step.k_cache[page, :, place], k_cache[page, :, place])
     assert (~step.k_cache.isnan()).sum() == (~step.v_cache.isnan()).sum() == 3 * 2 * 16
+
+
+def caches(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return drawn(7, 3, 5, 24, dtype=dtype), drawn(7, 3, 5, 24, seed=1, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kv_copy(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wideseek_kernels.on_triton.kv_pages.BLOCK", 128)  # several programs a page
+    k_cache, v_cache = caches(dtype)
+    expected = k_cache.clone(), v_cache.clone()
+    sources, targets = torch.tensor([2, 6, 2, 99]), torch.tensor([4, 0, 1, 3])
+    reference.kv_copy(*expected, sources[:3].to(DEVICE), targets[:3].to(DEVICE))
+    kv_copy(k_cache, v_cache, sources.to(DEVICE), targets.to(DEVICE))
+    assert torch.equal(k_cache, expected[0]) and torch.equal(v_cache, expected[1])
+    kv_copy(k_cache, v_cache, sources[:0].to(DEVICE), targets[:0].to(DEVICE))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kv_gather(dtype: torch.dtype) -> None:
+    k_cache, v_cache = caches(dtype)
+    slots = torch.tensor([34, 0, 7, 7, 35], device=DEVICE)
+    k, v = kv_gather(k_cache, v_cache, slots)
+    expected = reference.kv_gather(k_cache, v_cache, slots[:4])
+    assert torch.equal(k[:4], expected[0]) and torch.equal(v[:4], expected[1])
+    assert k[4].isnan().all() and v[4].isnan().all()
+    assert kv_gather(k_cache, v_cache, slots[:0])[0].shape == (0, 3, 24)
 
 
 def test_norm_rotary_kv_write_rounds_where_its_steps_round() -> None:

@@ -5,7 +5,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wideseek_kernels.work_list import TILE, UNIT_ROWS, WorkList, plan_work
+from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.work_list import CHUNK_TILES, TILE, UNIT_ROWS, WorkList, plan_work
+
+pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
 
 Sequences = tuple[list[npt.NDArray[np.int64]], list[int], list[int]]
 
@@ -32,7 +35,7 @@ def sequences(draw: st.DrawFn, page_size: int) -> Sequences:
 def readings(work: WorkList) -> dict[int, list[tuple[int, int]]]:
     """Of each row of q: the (tile, span it is read from) it meets, in the order of the units."""
     met: dict[int, list[tuple[int, int]]] = {row: [] for row in range(work.num_rows)}
-    for span_from, span_to, segment_from, segment_to in work.units.tolist():
+    for span_from, span_to, segment_from, segment_to, *_ in work.units.tolist():
         for lo, hi, tile_from, tile_to in work.segments[segment_from:segment_to].tolist():
             assert span_from <= lo < hi <= span_to
             for first, rows, _, _ in work.spans[lo:hi].tolist():
@@ -65,6 +68,41 @@ def test_every_query_meets_its_tiles_once_in_order_and_in_its_pages(
     assert row == work.num_rows
     for begin, end, *_ in work.units.tolist():
         assert end - begin == 1 or int(work.spans[begin:end, 1].sum()) <= UNIT_ROWS
+
+
+@given(
+    lens=st.lists(st.tuples(st.integers(1, 9000), st.integers(1, 200)), min_size=1, max_size=5),
+    num_threads=st.integers(1, 64),
+)
+def test_parts_are_whole_chunks_and_cover_each_tile_of_their_unit_once(
+    lens: list[tuple[int, int]], num_threads: int
+) -> None:
+    kv_lens, q_lens = [n for n, _ in lens], [min(n, q) for n, q in lens]
+    counts = [-(-n // 64) for n in kv_lens]
+    pages = [np.arange(n) + 200 * i for i, n in enumerate(counts)]
+    work = plan_work(pages, kv_lens, q_lens, page_size=64, num_kv=2, num_threads=num_threads)
+    read: dict[int, list[tuple[int, int]]] = {unit: [] for unit in range(len(work.units))}
+    for unit, tile_from, tile_to in work.parts.tolist():
+        read[unit].append((tile_from, tile_to))
+    partials = 0
+    for unit, (span_from, span_to, _, _, tiles, first) in enumerate(work.units.tolist()):
+        cuts = [0, *(tile_to for _, tile_to in read[unit])]
+        assert [tile_from for tile_from, _ in read[unit]] == cuts[:-1] and cuts[-1] == tiles
+        assert all(begin < end for begin, end in read[unit])
+        assert all(cut % CHUNK_TILES == 0 for cut in cuts[:-1])
+        assert first == (partials if len(read[unit]) > 1 else -1)
+        if first >= 0:
+            partials += int(work.spans[span_from:span_to, 1].sum()) * -(-tiles // CHUNK_TILES)
+    assert work.num_partials == partials
+
+
+def test_one_long_sequence_is_split_for_all_threads() -> None:
+    pages = [np.arange(256)]
+    work = plan_work(pages, [16384], [1], page_size=64, num_kv=4, num_threads=16)
+    assert len(work.parts) == 16
+    assert (work.parts[:, 2] - work.parts[:, 1]).tolist() == [CHUNK_TILES] * 16
+    alone = plan_work(pages, [16384], [1], page_size=64, num_kv=4, num_threads=1)
+    assert alone.parts.tolist() == [[0, 0, 256]]
 
 
 def test_what_all_share_is_read_once_by_as_many_units_as_there_are_threads() -> None:

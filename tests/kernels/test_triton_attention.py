@@ -1,0 +1,186 @@
+"""Triton's paged attention against the definition in fp64, and the same to the bit however a step is cut.
+
+On a CUDA device, or on the CPU in Triton's interpreter: test_triton_interpreted.py sees to that. Free
+pages and what the kernels allocate are full of NaN.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
+from wideseek_kernels.paged_attention import paged_attention_with_lse, plan_attention
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler to plan with")]
+if not INTERPRETED:
+    pytestmark += [
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    ]
+
+# The interpreter adds up bf16 wrongly.
+DTYPES = [torch.float32, torch.float16] + ([] if INTERPRETED else [torch.bfloat16])
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_deterministic_debug_mode("error")  # with which torch fills what it allocates with NaN
+    yield
+    torch.set_deterministic_debug_mode("default")
+
+
+class Step:
+    """Sequences of random keys whose first shared[i] tokens are those of the first one, in its pages."""
+
+    def __init__(
+        self,
+        kv_lens: list[int],
+        q_lens: list[int],
+        shared: list[int] | None = None,
+        *,
+        heads: int = 4,
+        kv_heads: int = 2,
+        head_dim: int = 32,
+        page_size: int = 64,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(dtype)
+
+        self.kv_lens, self.q_lens = kv_lens, q_lens
+        counts = [-(-n // page_size) for n in kv_lens]
+        order = torch.randperm(sum(counts) + 3, generator=generator).numpy()
+        cache = (len(order), kv_heads, page_size, head_dim)
+        k_cache, v_cache = (torch.full(cache, torch.nan, dtype=dtype) for _ in range(2))
+        self.pages: list[npt.NDArray[np.int64]] = []
+        self.keys, self.values = [], []
+        for i, length in enumerate(kv_lens):
+            own = order[sum(counts[:i]) : sum(counts[: i + 1])]
+            k, v = (normal(length, kv_heads, head_dim) for _ in range(2))
+            common = shared[i] if shared else 0
+            if i and common:
+                own[: common // page_size] = self.pages[0][: common // page_size]
+                k[:common], v[:common] = self.keys[0][:common], self.values[0][:common]
+            self.pages.append(own)
+            self.keys.append(k)
+            self.values.append(v)
+            places = torch.arange(length)
+            at = torch.from_numpy(own)[places // page_size], places % page_size
+            k_cache[at[0], :, at[1]], v_cache[at[0], :, at[1]] = k, v
+        self.k_cache, self.v_cache = k_cache.to(DEVICE), v_cache.to(DEVICE)
+        self.q = normal(sum(q_lens), heads, head_dim).to(DEVICE)
+
+    def attend(self, programs: int = 4) -> tuple[Tensor, Tensor]:
+        plan = plan_attention(self.pages, self.kv_lens, self.q_lens, self.k_cache)
+        assert isinstance(plan.parts, LaunchPlan)
+        parts = plan_launch(
+            self.pages,
+            self.kv_lens,
+            self.q_lens,
+            page_size=self.k_cache.shape[2],
+            programs=programs,
+            device=self.q.device,
+        )
+        return paged_attention_with_lse(
+            self.q, self.k_cache, self.v_cache, replace(plan, parts=parts)
+        )
+
+    def alone(self, i: int, first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Queries first to end of sequence i, with nothing beside them."""
+        row = sum(self.q_lens[:i]) - (self.kv_lens[i] - self.q_lens[i])
+        plan = plan_attention([self.pages[i]], [end], [end - first], self.k_cache)
+        return paged_attention_with_lse(
+            self.q[row + first : row + end], self.k_cache, self.v_cache, plan
+        )
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        outs, sums = [], []
+        for i, (kv_len, q_len) in enumerate(zip(self.kv_lens, self.q_lens, strict=True)):
+            row = sum(self.q_lens[:i])
+            q = self.q[row : row + q_len].double().cpu()
+            group = q.shape[1] // self.keys[i].shape[1]
+            k, v = (x[i].double().repeat_interleave(group, 1) for x in (self.keys, self.values))
+            scores = torch.einsum("qhd,khd->hqk", q, k) / q.shape[2] ** 0.5
+            future = torch.arange(kv_len) > torch.arange(kv_len - q_len, kv_len)[:, None]
+            scores = scores.masked_fill(future, -torch.inf)
+            outs.append(torch.einsum("hqk,khd->qhd", scores.softmax(2), v))
+            sums.append(scores.logsumexp(2).T)
+        return torch.cat(outs), torch.cat(sums)
+
+
+def close(
+    actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], dtype: torch.dtype
+) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(
+            one.double().cpu(), other, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype]
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (2, 2), (6, 2)])
+def test_decode_extend_and_prefill_in_one_launch(
+    heads: int, kv_heads: int, dtype: torch.dtype
+) -> None:
+    step = Step(
+        [300, 99, 19, 1, 512], [1, 40, 19, 1, 2], heads=heads, kv_heads=kv_heads, dtype=dtype
+    )
+    close(step.attend(), step.dense(), dtype)
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+@pytest.mark.parametrize("page_size", [16, 64, 128])
+def test_every_head_and_page_size(page_size: int, head_dim: int) -> None:
+    step = Step([290, 70], [3, 1], page_size=page_size, head_dim=head_dim)
+    close(step.attend(), step.dense(), torch.float32)
+
+
+def test_rows_beyond_the_plan_are_zero() -> None:
+    step = Step([70], [2])
+    step.q = torch.cat((step.q, torch.full_like(step.q[:1], torch.nan)))
+    out, lse = step.attend()
+    assert out[2].eq(0).all() and lse[2].eq(-torch.inf).all()
+    assert not out[:2].isnan().any()
+
+
+def test_an_empty_step_is_a_plan_too() -> None:
+    step = Step([70], [2])
+    step.pages, step.kv_lens, step.q_lens = [], [], []
+    assert step.attend()[0].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_splitting_changes_no_bit(dtype: torch.dtype) -> None:
+    step = Step([1100, 300, 513], [1, 17, 3], dtype=dtype)
+    whole, split = step.attend(programs=1), step.attend(programs=64)
+    assert all(torch.equal(one, other) for one, other in zip(whole, split, strict=True))
+    close(split, step.dense(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sharing_batch_mates_and_chunks_change_no_bit(dtype: torch.dtype) -> None:
+    shared = [0, 512, 512, 256, 0]
+    step = Step([600, 700, 520, 300, 130], [1, 20, 1, 1, 2], shared, dtype=dtype)
+    together = step.attend()
+    plan = plan_attention(step.pages, step.kv_lens, step.q_lens, step.k_cache).parts
+    assert isinstance(plan, LaunchPlan) and plan.num_partials > 0
+    close(together, step.dense(), dtype)
+    row = 0
+    for i, (kv_len, q_len) in enumerate(zip(step.kv_lens, step.q_lens, strict=True)):
+        for first in range(kv_len - q_len, kv_len, 7):
+            end = min(first + 7, kv_len)
+            for one, other in zip(step.alone(i, first, end), together, strict=True):
+                assert torch.equal(one, other[row : row + end - first])
+            row += end - first
