@@ -1,21 +1,31 @@
-"""Benchmarks: `python bench/main.py engine --trace FILE [--model random:tiny|random:small|FOLDER]`.
+"""Benchmarks: `python bench/main.py engine --trace FILE [--model random:tiny|random:small|FOLDER]`,
+`python bench/main.py steps [--batch 64 --context 512]`, `python bench/main.py kernels`.
 
-Exit codes: 0; 2 usage, or a file or model that cannot be used.
+Exit codes: 0; 2 usage, or a file, model or peer that cannot be used.
 """
 
 import argparse
 import sys
 
+import engine_steps
 import engine_trace
+import kernel_bench
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/main.py", description=__doc__)
     benches = parser.add_subparsers(dest="bench", required=True)
-    engine_trace.add_flags(benches.add_parser("engine", help="replay a trace of agents' contexts"))
+    for bench, name, what in (
+        (engine_trace, "engine", "replay a trace of agents' contexts, on peers too"),
+        (kernel_bench, "kernels", "time the kernels beside peers, on a GPU if there is one"),
+        (engine_steps, "steps", "time decode steps and the engine's own work in them"),
+    ):
+        flags = benches.add_parser(name, help=what)
+        bench.add_flags(flags)
+        flags.set_defaults(run=bench.run)
     options = parser.parse_args()
     try:
-        engine_trace.run(options)
+        options.run(options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -43,6 +43,35 @@ def test_a_bad_prompt_is_refused_and_harms_no_other(
     assert len(fine.token_ids) == 16
 
 
+@pytest.mark.parametrize("session", ["/", "q//lead", "q/lead/"])
+def test_a_session_is_names_with_slashes_between(
+    model: Qwen3, prompt: Prompt, session: str
+) -> None:
+    with (
+        Engine(model, EngineConfig(num_pages=8)) as engine,
+        pytest.raises(ValueError, match=f"not '{session}'"),
+    ):
+        asyncio.run(engine.generate(prompt(0, 9), GREEDY, session=session))
+
+
+def test_a_session_says_what_it_would_say_without_a_name(model: Qwen3, prompt: Prompt) -> None:
+    async def turns(engine: Engine, session: str) -> list[int]:
+        ids = prompt(0, 70)
+        for _ in range(3):
+            said = await engine.generate(ids, GREEDY, session=session)
+            ids += [*said.token_ids, *prompt(len(ids), 9)]
+        return ids
+
+    async def both(engine: Engine) -> None:
+        named = [turns(engine, f"q/lead/{n}") for n in range(4)]
+        assert len({tuple(ids) for ids in await asyncio.gather(*named)}) == 1
+        assert await turns(engine, "") == await turns(engine, "other/lead")
+
+    with Engine(model, EngineConfig(num_pages=40, page_size=16)) as engine:
+        asyncio.run(both(engine))
+        engine._scheduler.check()
+
+
 @pytest.mark.parametrize("top_k", [97, 2**63, 10**30])
 def test_a_top_k_beyond_the_vocabulary_is_no_filter_and_harms_no_other(
     model: Qwen3, prompt: Prompt, top_k: int

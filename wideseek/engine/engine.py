@@ -104,15 +104,20 @@ class Engine:
         sampling: Sampling,
         cancel: asyncio.Event | None = None,
         on_token: OnToken | None = None,
+        session: str = "",
     ) -> Completion:
         """Continue token_ids; see wideseek.generation.Generate.
+
+        session says whose turn this is, as a path from the question down: "q7/lead/3" is a subagent
+        of "q7/lead". Its KV is then kept for its next turn, a parent's while a call below it is
+        under way, and what all questions may have of the engine is shared out fairly.
 
         on_token(id, plain log-probability) hears of each token as it is sampled, on the engine's
         thread, which it must neither hold up nor raise in.
         ValueError for a prompt that is empty, too long or outside the vocabulary; RuntimeError when
         a step failed or the engine is closed. Cancelling the awaiting task ends the sequence too.
         """
-        sequence = self._sequence(token_ids, sampling)
+        sequence = self._sequence(token_ids, sampling, session)
         sequence.on_token = on_token
         return await self._completion(sequence, cancel)
 
@@ -230,8 +235,12 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _sequence(self, token_ids: ReadOnly[int], sampling: Sampling) -> Sequence:
+    def _sequence(
+        self, token_ids: ReadOnly[int], sampling: Sampling, session: str = ""
+    ) -> Sequence:
         """Check a prompt and make it a Sequence."""
+        if session and not all(session.split("/")):
+            raise ValueError(f"session must be names with / between them, not {session!r}")
         ids = checked_ids(token_ids, self.model.config.vocab_size)
         if len(ids) >= self.max_model_len:
             raise ValueError(
@@ -247,6 +256,7 @@ class Engine:
             stop_text=StopText(sampling.stop, self._decode)
             if sampling.stop and self._decode
             else None,
+            session=session,
         )
 
     async def _completion(self, sequence: Sequence, cancel: asyncio.Event | None) -> Completion:
@@ -373,9 +383,11 @@ class Engine:
         ran = perf_counter()
         finished = self._scheduler.commit(step, sampled)
         self._scheduler.observe(step, ran - planned)
+        prepare, sample = self._runner.prepare_seconds, self._runner.sample_seconds
         self._clock.add("schedule", planned - begun)
-        self._clock.add("model", ran - planned - self._runner.sample_seconds)
-        self._clock.add("sample", self._runner.sample_seconds)
+        self._clock.add("prepare", prepare)
+        self._clock.add("model", ran - planned - prepare - sample)
+        self._clock.add("sample", sample)
         self._clock.add("commit", perf_counter() - ran)
         self._clock.add_tokens(step)
         self._finish(finished)
@@ -399,21 +411,4 @@ class Engine:
             future.set_exception(error)
 
     def _snapshot(self) -> EngineStats:
-        scheduler = self._scheduler
-        counters = scheduler.counters
-        return EngineStats(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            free_pages=scheduler.pool.num_free,
-            cached_pages=0 if scheduler.tree is None else len(scheduler.tree),
-            total_pages=scheduler.pool.num_pages,
-            prefix_hit_tokens=counters.prefix_hit_tokens,
-            prefill_tokens_computed=counters.prefill_tokens_computed,
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=counters.generated_tokens,
-            draft_tokens=counters.draft_tokens,
-            accepted_tokens=counters.accepted_tokens,
-            preemptions=counters.preemptions,
-            steps=counters.steps,
-            weight_version=self._weight_version,
-        )
+        return EngineStats.of(self._scheduler, self._prompt_tokens, self._weight_version)

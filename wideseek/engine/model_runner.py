@@ -17,8 +17,8 @@ from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
 
 from wideseek.engine.config import EngineConfig
-from wideseek.engine.scheduler import Sampled, Step
 from wideseek.engine.sequence import Sequence
+from wideseek.engine.step import Sampled, Step
 from wideseek.generation import Sampling
 from wideseek.model.qwen3 import FusedAttention, HeadNorms, Qwen3
 
@@ -84,6 +84,9 @@ class PagedAttention(FusedAttention):
         return paged_attention(q_THD, k_cache, v_cache, self._plan)
 
 
+Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
 class ModelRunner:
     """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model.
 
@@ -97,8 +100,10 @@ class ModelRunner:
         self.model = model
         self._page_size = page_size
         self._device = weight.device
-        self.sample_seconds = 0.0
-        """What the last step spent on logits and sampling."""
+        self.prepare_seconds = self.sample_seconds = 0.0
+        """What the last step spent on inputs and plan, and on logits and sampling."""
+        self._samplings: list[Sampling] = []
+        self._columns = self._columns_of([])
         # Zeros, not noise: masked keys are multiplied by 0, which does not silence a NaN.
         self._k_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self._v_cache = torch.zeros_like(self._k_cache)
@@ -122,6 +127,11 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, step: Step) -> Sampled:
         """Compute a step; FloatingPointError if the model's logits are not finite."""
+        begun = perf_counter()
+        if step.copies:
+            sources, targets = torch.tensor(step.copies, device=self._device).T
+            for cache in (self._k_cache, self._v_cache):
+                cache[:, targets] = cache[:, sources]
         # Decoding sequences side by side in order of length, for attention to read together.
         order = sorted(
             range(len(step.sequences)),
@@ -137,6 +147,7 @@ class ModelRunner:
             self._k_cache[0],
         )
         attention = PagedAttention(self._k_cache, self._v_cache, slots, plan)
+        self.prepare_seconds = perf_counter() - begun
         hidden = self.model(tokens, positions, attention)
         begun = perf_counter()
         ends = dict(zip(order, np.cumsum(counts).tolist(), strict=True))
@@ -191,20 +202,27 @@ class ModelRunner:
         logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
         if not torch.isfinite(logits.amax()):  # which NaN and infinity pass through
             raise FloatingPointError("the model's logits are not finite")
+        if samplings != self._samplings:  # seldom, while the same sequences decode
+            self._samplings, self._columns = samplings, self._columns_of(samplings)
+        tokens, logprobs, plain_logprobs = sample(
+            logits[:num_rows], *self._columns, torch.tensor(positions, device=self._device)
+        )
+        return Sampled(tokens.tolist(), logprobs.tolist(), plain_logprobs.tolist())
+
+    def _columns_of(self, samplings: list[Sampling]) -> Columns:
+        """Temperature, top-k, top-p, min-p and seed [rows] each."""
+        vocab_size = self.model.config.vocab_size
 
         def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=self._device)
 
-        tokens, logprobs, plain_logprobs = sample(
-            logits[:num_rows],
+        return (
             column([s.temperature for s in samplings], torch.float32),
-            column([min(s.top_k, logits.shape[1]) for s in samplings], torch.int64),
+            column([min(s.top_k, vocab_size) for s in samplings], torch.int64),
             column([s.top_p for s in samplings], torch.float32),
             column([s.min_p for s in samplings], torch.float32),
             column([_as_int64(s.seed) for s in samplings], torch.int64),
-            column(positions, torch.int64),
         )
-        return Sampled(tokens.tolist(), logprobs.tolist(), plain_logprobs.tolist())
 
     def _with_scores(
         self, drawn: Sampled, hidden: Tensor, step: Step, ends: dict[int, int]

@@ -9,8 +9,12 @@ import numpy.typing as npt
 
 from wideseek.engine.copying import Copying
 from wideseek.engine.prefix_tree import Node
+from wideseek.engine.sessions import Session
 from wideseek.engine.stop_text import StopText
 from wideseek.generation import Completion, FinishReason, Sampling
+
+FIRST_GUESS = 256
+"""Tokens that a reply is expected to have while no other reply is known."""
 
 OnToken = Callable[[int, float], None]
 """Told of each sampled token and its plain log-prob, on the engine's thread; returns at once."""
@@ -49,6 +53,7 @@ class Sequence:
         max_model_len: int,
         page_size: int,
         stop_text: StopText | None = None,
+        session: str = "",
     ) -> None:
         self.num_prompt = len(token_ids)
         capacity = min(self.num_prompt + sampling.max_tokens, max_model_len)
@@ -59,7 +64,12 @@ class Sequence:
         self.num_computed = 0
         self.pages = np.empty(-(-capacity // page_size), np.int64)
         self.num_pages = 0
-        self.node: Node | None = None  # the deepest node of the tree among its pages
+        self.node: Node | None = None  # the deepest node of whole pages in the tree among its own
+        self.tail: Node | None = None  # below it, the page being filled, as far as the tree knows
+        self.session_path = session
+        self.session = Session(None, "")  # until the Scheduler knows it
+        self.expected_pages = 0  # that it will have when it ends, as far as one could tell
+        self.num_refused = 0  # steps in which it was next to begin and did not
         self.sampling = sampling
         self.logprobs: list[float] = []
         self.plain_logprobs: list[float] = []
@@ -89,6 +99,12 @@ class Sequence:
     def num_uncomputed(self) -> int:
         """Tokens that must be computed before the next one can be sampled."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def expected_tokens(self) -> int:
+        """Length of the whole reply; one that outgrew what was expected is expected to double."""
+        known = self.session.expected_reply() or FIRST_GUESS
+        return min(self.sampling.max_tokens, max(known, 2 * len(self.logprobs)))
 
     def append(self, token: int, logprob: float, plain_logprob: float, version: int) -> None:
         """Add a token that weights `version` sampled; sets finish_reason when it is the last."""

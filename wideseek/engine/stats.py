@@ -1,11 +1,13 @@
 """What an Engine counts and measures about itself."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from time import perf_counter
+from typing import Self
 
 import numpy as np
 
-from wideseek.engine.scheduler import Step
+from wideseek.engine.scheduler import Scheduler
+from wideseek.engine.step import Step
 
 RECENT = 4096
 """Durations that quantiles are taken over: the last ones."""
@@ -22,19 +24,27 @@ class Spread:
     p99: float = 0.0
 
 
+UNMEASURED = Spread()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTimes:
     """first_token is from submission to the first token, inter_token from one to the next.
 
-    schedule, model, sample and commit are the parts of a step; on a GPU sample waits for the model.
+    schedule, prepare (inputs, plan of attention), model, sample and commit are the parts of a step;
+    on a GPU sample waits for the model.
     """
 
-    first_token: Spread = field(default_factory=Spread)
-    inter_token: Spread = field(default_factory=Spread)
-    schedule: Spread = field(default_factory=Spread)
-    model: Spread = field(default_factory=Spread)
-    sample: Spread = field(default_factory=Spread)
-    commit: Spread = field(default_factory=Spread)
+    first_token: Spread = UNMEASURED
+    inter_token: Spread = UNMEASURED
+    schedule: Spread = UNMEASURED
+    prepare: Spread = UNMEASURED
+    model: Spread = UNMEASURED
+    sample: Spread = UNMEASURED
+    commit: Spread = UNMEASURED
+
+
+NO_TIMES = StepTimes()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +54,8 @@ class EngineStats:
     prompt_tokens were asked, generated_tokens answered. prefix_hit_tokens were found in the prefix
     tree and prefill_tokens_computed were not; what a preemption or new weights made the engine
     compute again counts again. Of draft_tokens, guessed, accepted_tokens came true.
-    cached_pages are in the tree, whether or not a sequence reads them too.
+    cached_pages are in the tree, whether or not a sequence reads them too. preemptions sent a
+    sequence back for want of pages; new weights and sleep are none.
     """
 
     running: int
@@ -61,7 +72,28 @@ class EngineStats:
     preemptions: int
     steps: int
     weight_version: int
-    times: StepTimes = field(default_factory=StepTimes)
+    times: StepTimes = NO_TIMES
+
+    @classmethod
+    def of(cls, scheduler: Scheduler, prompt_tokens: int, weight_version: int) -> Self:
+        """Where this scheduler stands; times are not its own."""
+        pool, tree, counters = scheduler.cache.pool, scheduler.cache.tree, scheduler.counters
+        return cls(  # Field by field: it is made in every step.
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            free_pages=pool.num_free,
+            cached_pages=0 if tree is None else len(tree),
+            total_pages=pool.num_pages,
+            prefix_hit_tokens=counters.prefix_hit_tokens,
+            prefill_tokens_computed=counters.prefill_tokens_computed,
+            prompt_tokens=prompt_tokens,
+            generated_tokens=counters.generated_tokens,
+            draft_tokens=counters.draft_tokens,
+            accepted_tokens=counters.accepted_tokens,
+            preemptions=counters.preemptions,
+            steps=counters.steps,
+            weight_version=weight_version,
+        )
 
     @property
     def kv_use(self) -> float:
@@ -78,6 +110,20 @@ class EngineStats:
     def acceptance(self) -> float:
         """Share of the guesses that came true, 0 to 1."""
         return self.accepted_tokens / self.draft_tokens if self.draft_tokens else 0.0
+
+    def numbers(self) -> dict[str, float]:
+        """All of it in one flat dict, as a log line or a metrics page has it; durations in seconds.
+
+        Names are those of the fields; of a Spread, with its own after a slash: "inter_token/p99".
+        """
+        named: dict[str, float] = {
+            part.name: getattr(self, part.name) for part in fields(self) if part.name != "times"
+        }
+        for rate in ("kv_use", "prefix_hit_rate", "acceptance"):
+            named[rate] = getattr(self, rate)
+        for part, spread in asdict(self.times).items():
+            named |= {f"{part}/{name}": value for name, value in spread.items()}
+        return named
 
 
 class Durations:
