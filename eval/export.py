@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wideseek_eval.comparison import read_records
 from wideseek_eval.inspect_log import write_inspect_log
 
 from wideseek.backends import OneLineParser
@@ -24,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.file.suffix != ".eval":
         parser.error(f"FILE must end in .eval, not {str(options.file)!r}")
     try:
-        written = write_inspect_log(options.folder, options.file)
+        written = write_inspect_log(options.folder, options.file, read_records(options.folder))
+        if not written:
+            raise ValueError(f"{options.folder} holds no runs to write a log of")
     except (ValueError, OSError) as error:
         print(f"export: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -4,9 +4,10 @@ SUITE is `worlds` (procedural knowledge bases), `atlas` (real facts of the bundl
 `widesearch` or `qa` (published sets; --file says where they are, nothing is downloaded), or a
 .jsonl, .json or .csv file in the atlas's or a published schema.
 
-Progress on stderr, the summary on stdout, everything in --output-dir: results.jsonl (a line for
-each finished trial), runs/ (the events of each), responses/ (what the official scorer of WideSearch
-reads), summary.json. The same command on the same folder goes on where it was stopped;
+Progress on stderr, a bar where that is a terminal; the summary on stdout; everything in
+--output-dir: results.jsonl (a line for each finished trial), runs/ (the events of each), cut_short/
+(those of attempts that had to be made again), responses/ (what the official scorer of WideSearch
+reads), summary.json, report.html. The same command on the same folder goes on where it was stopped;
 --predict-only leaves the grading to a later --score-only, which asks no model and grades every
 finished run of the folder anew. Exit codes: 0 all done; 1 some trials without an answer from the
 model; 2 usage or configuration; 3 stopped by --cost-limit; 130 interrupted.
@@ -30,30 +31,24 @@ from wideseek_eval.flags import (
     add_suite_flags,
     check_suite,
     open_suite,
-    place_config,
     sha256_of,
     suite_config,
+    team_config,
 )
 from wideseek_eval.inspect_log import write_inspect_log
 from wideseek_eval.judges import RULE, add_judge_flags, is_url, open_judge
 from wideseek_eval.page import render_page
-from wideseek_eval.progress import Progress, dollars
+from wideseek_eval.progress import open_progress
 from wideseek_eval.provenance import provenance
 from wideseek_eval.report import METRICS, blocks_of, metrics_of, render, summarise
 from wideseek_eval.results import Results
-from wideseek_eval.run import Settings, Team, run_trials
+from wideseek_eval.run import Settings, run_trials
+from wideseek_eval.spending import dollars
 from wideseek_eval.suites import EvalTask
-from wideseek_eval.throttle import ThrottledModel
+from wideseek_eval.team import Team, open_team
 from wideseek_eval.trace import read_traces
 
-from wideseek.backends import (
-    Model,
-    ModelPlace,
-    OneLineParser,
-    model_places,
-    open_model,
-    positive_int,
-)
+from wideseek.backends import OneLineParser, model_places, positive_int
 from wideseek.grading.patient_judge import Patience
 from wideseek.runs.log import LogFailedError, first_words
 
@@ -103,8 +98,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--judge-model goes with a URL as --judge")
     if options.cost_limit and not options.price:
         parser.error("--cost-limit needs --price")
-    if options.cost_limit and options.predict_only:
-        parser.error("--cost-limit counts graded trials: it does not go with --predict-only")
     if options.inspect and (options.predict_only or options.inspect.suffix != ".eval"):
         parser.error("--inspect takes a FILE.eval, and does not go with --predict-only")
     if options.output_dir is None:
@@ -118,13 +111,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 async def evaluate(options: argparse.Namespace) -> int:
     """Open the model, run and grade what is missing, report."""
     tasks = open_suite(options, pages=not options.score_only)
-    made_with = stored_config(options.output_dir) if options.score_only else model_config(options)
-    judge_name = f"{options.judge} {options.judge_model or ''}".strip()
-    config = made_with | suite_config(options) | {"judge": judge_name}
     folder = options.output_dir
-    with Results(folder, config, resume=options.resume, anew=options.score_only) as results:
+    async with AsyncExitStack() as opened:
+        team = None
+        if not options.score_only:
+            team = await open_team(*model_places(options), opened, options.max_connections)
+        made_with = stored_config(folder) if team is None else made_by(team, options)
+        judge_name = f"{options.judge} {options.judge_model or ''}".strip()
+        config = made_with | suite_config(options) | {"judge": judge_name}
+        results = opened.enter_context(
+            Results(folder, config, resume=options.resume, anew=options.score_only)
+        )
         print(f"eval: {len(tasks)} tasks, results in {folder}", file=sys.stderr)
-        unanswered = await answer_and_grade(options, tasks, results)
+        unanswered = await answer_and_grade(options, tasks, team, results)
     if options.predict_only:
         done = len(tasks) * options.trials - unanswered
         print(f"{done} answers in {folder / 'responses'}, not graded: --score-only does that")
@@ -133,18 +132,19 @@ async def evaluate(options: argparse.Namespace) -> int:
     if unanswered:
         verdict = "" if options.judge == RULE else ", for want of a model or a judge"
         print(f"eval: no answer in {unanswered} trials, not scored{verdict}", file=sys.stderr)
-    if unanswered and options.cost_limit and has_cost(results, options) >= options.cost_limit:
+    if unanswered and is_over_budget(options, results):
         return OVER_BUDGET
     return INCOMPLETE if unanswered else DONE
 
 
-def has_cost(results: Results, options: argparse.Namespace) -> float:
-    """Dollars that all trials have cost so far."""
-    return dollars(results.records.values(), options.price)
+def is_over_budget(options: argparse.Namespace, results: Results) -> bool:
+    """Whether all attempts, those without a result too, have cost what --cost-limit allows."""
+    limit: float | None = options.cost_limit
+    return limit is not None and dollars(results.spent(), options.price) >= limit
 
 
 async def answer_and_grade(
-    options: argparse.Namespace, tasks: Sequence[EvalTask], results: Results
+    options: argparse.Namespace, tasks: Sequence[EvalTask], team: Team | None, results: Results
 ) -> int:
     """Do what `results` lacks; the number of trials that were left without an answer."""
     settings = Settings(
@@ -157,46 +157,33 @@ async def answer_and_grade(
     )
 
     def may_begin(unanswered: int) -> bool:
-        if options.fail_on_error and unanswered:
-            return False
-        return not options.cost_limit or has_cost(results, options) < options.cost_limit
+        failed = options.fail_on_error and unanswered > 0
+        return not failed and not is_over_budget(options, results)
 
-    async with AsyncExitStack() as opened:
-        judge = await opened.enter_async_context(
-            open_judge(
-                RULE if options.predict_only else options.judge,
-                options.judge_model,
-                results.folder,
-                patience=Patience(total=options.judge_patience),
-                tell=lambda line: print(f"eval: {line}", file=sys.stderr, flush=True),
-            )
-        )
+    ids = frozenset(task.id for task in tasks)
+    async with (
+        open_progress(results, ids, options.trials, options.price) as progress,
+        open_judge(
+            RULE if options.predict_only else options.judge,
+            options.judge_model,
+            results.folder,
+            patience=Patience(total=options.judge_patience),
+            tell=lambda line: progress.tell(f"eval: {line}"),
+        ) as judge,
+    ):
         return await run_trials(
             tasks,
             options.trials,
-            None if options.score_only else await open_team(options, opened),
+            team,
             settings,
             results,
             concurrency=options.concurrency,
-            show=Progress(results, len(tasks) * options.trials, options.price).show,
+            show=progress.show,
+            miss=progress.miss,
             graded=not options.predict_only,
             judge=judge,
             may_begin=may_begin,
         )
-
-
-async def open_team(options: argparse.Namespace, opened: AsyncExitStack) -> Team:
-    """The models that lead and work, loaded and reachable until `opened` is closed."""
-
-    async def open_place(place: ModelPlace) -> Model:
-        model = await open_model(place.model, place.base_url)
-        opened.push_async_callback(model.close)
-        connections = options.max_connections
-        return model if connections is None else ThrottledModel(model, connections)
-
-    lead_place, sub_place = model_places(options)
-    lead = await open_place(lead_place)
-    return Team(lead, lead if sub_place == lead_place else await open_place(sub_place))
 
 
 def report(
@@ -220,6 +207,7 @@ def report(
     summary |= provenance() | summarise(records, options.seed, traces)
     if options.price:
         summary["prices"], summary["dollars"] = options.price, dollars(records, options.price)
+        summary["dollars_unscored"] = dollars(results.unscored.values(), options.price)
     text = json.dumps(summary, ensure_ascii=False, indent=2) + "\n"
     (results.folder / "summary.json").write_text(text, encoding="utf-8")
     (results.folder / "report.html").write_text(render_page(summary), "utf-8", "replace")
@@ -229,19 +217,18 @@ def report(
         draw_png(points, METRICS[metric], results.folder / "figure.png")
     print(render(summary))
     if options.inspect:
-        write_inspect_log(results.folder, options.inspect, tasks)
-        print(f"for Inspect's viewer: {options.inspect}", file=sys.stderr)
+        written = write_inspect_log(results.folder, options.inspect, records, tasks)
+        told = f"{written} trials in {options.inspect}" if written else "no trial, and no file"
+        print(f"for Inspect's viewer: {told}", file=sys.stderr)
 
 
-def model_config(options: argparse.Namespace) -> dict[str, Any]:
+def made_by(team: Team, options: argparse.Namespace) -> dict[str, Any]:
     """What else the answers depend on, and must be the same whenever a run is continued."""
     names = ("workflow", "max_agents", "temperature", "max_seconds", "token_limit")
     config = {name: getattr(options, name) for name in names}
     if options.corpus is not None:
         config["corpus_sha256"] = sha256_of([options.corpus])
-    lead_place, sub_place = model_places(options)
-    config |= place_config(lead_place)
-    return config if sub_place == lead_place else config | place_config(sub_place, "sub_")
+    return config | team_config(*model_places(options), team)
 
 
 def stored_config(folder: Path) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Scaling: item F1 against subagents and against turns. `python eval/scaling.py`, read from top to bottom.
 
-    python eval/scaling.py --model trained=OUT/trained --model untrained=OUT/start \\
-        --model "lead trained=OUT/trained,OUT/start" --output-dir runs/scaling
+    python eval/scaling.py --output-dir runs/scaling \\
+        --model trained=OUT/trained --model untrained=OUT/start \\
+        --model "lead trained=OUT/trained,OUT/start" --model "sub trained=OUT/start,OUT/trained"
 
 Every point is an evaluation of its own in DIR/SYSTEM/POINT, kept like those of eval/main.py: the
 same command goes on where it was stopped, and eval/compare.py takes any two of these folders. The
 time of --minutes is spent evenly: a task is asked at every point before the next one begins, and
-figures show the tasks that all points have answered. Models forget their caches between points, so
+figures show the tasks that all points have answered. No question is begun after it, so that all ends
+at most --max-seconds later, but for loading models and drawing. Models forget their caches between points, so
 that none is cheaper for what the one before had read.
 
 Writes scaling.json, scaling.html, width.svg and depth.svg (and .png where matplotlib is installed)
@@ -33,26 +35,26 @@ from wideseek_eval.flags import (
     add_suite_flags,
     check_suite,
     open_suite,
-    place_config,
     sha256_of,
     suite_config,
+    team_config,
 )
 from wideseek_eval.judges import add_judge_flags, open_judge
 from wideseek_eval.progress import tell_trial
 from wideseek_eval.provenance import provenance
 from wideseek_eval.results import Record, Results
-from wideseek_eval.run import Settings, Team, run_trials
+from wideseek_eval.run import Settings, run_trials
 from wideseek_eval.scaling import Point, System, plan_curves, points_of, summarise_sweep
 from wideseek_eval.scaling_page import draw_figures, render_sweep, render_sweep_page
 from wideseek_eval.suites import EvalTask
+from wideseek_eval.team import Team, open_team
+from wideseek_eval.trace import read_traces
 
 from wideseek.backends import (
     LocalModel,
-    Model,
     ModelPlace,
     OneLineParser,
     name_of,
-    open_model,
     positive_float,
     positive_int,
 )
@@ -61,7 +63,7 @@ from wideseek.runs.log import LogFailedError, first_words
 
 DONE, INCOMPLETE, USAGE, INTERRUPTED = 0, 1, 2, 130
 WIDTHS, TURNS = (0, 1, 2, 5, 10, 20, 40), (5, 10, 20, 50)
-TASKS, ROWS, MINUTES = 30, (5, 20), 13.0
+TASKS, ROWS, MINUTES, MAX_SECONDS = 30, (5, 20), 13.0, 20.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,8 +115,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_judge_flags(parser)
     alone = "questions at once; seconds compare only at the same (default: 1)"
     add("--concurrency", type=positive_int, default=1, metavar="N", help=alone)
-    most = "of one question (default: 60)"
-    add("--max-seconds", type=positive_float, default=60.0, metavar="S", help=most)
+    most = f"of one question (default: {MAX_SECONDS:g})"
+    add("--max-seconds", type=positive_float, default=MAX_SECONDS, metavar="S", help=most)
     add(
         "--reply-tokens",
         type=numbers(1, most=2),
@@ -122,7 +124,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N[,SUB]",
         help="of one reply, and of a subagent's (default: 4096,1024)",
     )
-    minutes = f"begin no task that will not end in this time (default: {MINUTES:g})"
+    minutes = (
+        f"begin no task that will not end in this time, and no question after it ({MINUTES:g})"
+    )
     add("--minutes", type=positive_float, default=MINUTES, metavar="M", help=minutes)
     add("--output-dir", type=Path, metavar="DIR", help="(default: a new folder in runs/scaling)")
     add("--draw", action="store_true", help="ask no model: sum up and draw what DIR holds")
@@ -216,18 +220,20 @@ async def measure(options: argparse.Namespace) -> int:
         config=sweep_config(options),
     )
     unanswered = 0 if options.draw else await run_sweep(sweep)
-    measured = {
-        (system, point): stored_records(sweep.folder(system, point))
+    folders = {
+        (system, point): sweep.folder(system, point)
         for system in options.model
         for point in sweep.points
     }
-    summary = sweep.config | {"minutes": options.minutes, "unanswered": unanswered}
-    summary["systems"] = {
-        system.name: stored_models(sweep.folder(system, sweep.points[0]))
-        for system in options.model
+    measured = {place: stored_records(folder) for place, folder in folders.items()}
+    traces = {
+        place: read_traces(folder / "runs", ((r.task, r.trial) for r in measured[place]))
+        for place, folder in folders.items()
     }
+    summary = sweep.config | {"minutes": options.minutes, "unanswered": unanswered}
+    summary["systems"] = {system.name: stored_models(sweep, system) for system in options.model}
     summary |= provenance() | summarise_sweep(
-        measured, curves, options.trials, {task.id for task in tasks}, options.seed
+        measured, curves, options.trials, {task.id for task in tasks}, options.seed, traces
     )
     folder = options.output_dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -260,11 +266,23 @@ def stored_records(folder: Path) -> list[Record]:
     return read_records(folder) if path.is_file() and path.stat().st_size else []
 
 
-def stored_models(folder: Path) -> dict[str, Any]:
-    """The models a point was measured with, by name and weights; {} where it was not begun."""
-    path = folder / "config.json"
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {name: told[name] for name in told if name.startswith(("model", "sub_model"))}
+def stored_models(
+    sweep: Sweep, system: System, now: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The models a system's points were measured with, by name and weights; {} for none.
+
+    ValueError if they differ from each other, or from those of the config `now`.
+    """
+    paths = [sweep.folder(system, point) / "config.json" for point in sweep.points]
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    found = [
+        {name: config[name] for name in config if name.startswith(("model", "sub_model"))}
+        for config in configs + ([now] if now is not None else [])
+    ]
+    if odd := [models for models in found if models != found[0]]:
+        folder = sweep.options.output_dir / system.folder
+        raise ValueError(f"{folder}: points of {found[0]} beside {odd[0]} cannot be compared")
+    return found[0] if found else {}
 
 
 async def run_sweep(sweep: Sweep) -> int:
@@ -305,10 +323,9 @@ async def run_system(
     A round after the first begins only if one as long as the longest so far fits into `share`
     seconds. `most`: the rounds of the system before, beyond which nothing could be compared.
     """
-    config = sweep.config | place_config(system.lead)
-    if system.sub != system.lead:
-        config |= place_config(system.sub, "sub_")
-    team = await open_team(system, opened)
+    team = await open_team(system.lead, system.sub, opened)
+    config = sweep.config | team_config(system.lead, system.sub, team)
+    stored_models(sweep, system, config)
     size = sweep.options.concurrency
     blocks = [sweep.tasks[n : n + size] for n in range(0, len(sweep.tasks), size)][:most]
     begun, longest, failed = time.monotonic(), 0.0, 0
@@ -322,23 +339,11 @@ async def run_system(
                 return number, failed
             forget(team)
             shown = Shown(f"[{number + 1}/{len(blocks)}] {system.name}, {point.told}")
-            failed += await run_point(sweep, system, point, block, team, config, judge, shown)
+            failed += await run_point(sweep, system, point, block, team, config, judge, shown, ends)
             asked = asked or shown.any
         if asked:
             longest = max(longest, time.monotonic() - start)
     return len(blocks), failed
-
-
-async def open_team(system: System, opened: AsyncExitStack) -> Team:
-    """The system's models, until `opened` is closed."""
-
-    async def open_place(place: ModelPlace) -> Model:
-        model = await open_model(place.model, place.base_url)
-        opened.push_async_callback(model.close)
-        return model
-
-    lead = await open_place(system.lead)
-    return Team(lead, lead if system.sub == system.lead else await open_place(system.sub))
 
 
 def forget(team: Team) -> None:
@@ -358,12 +363,24 @@ async def run_point(
     config: dict[str, Any],
     judge: PatientJudge | None,
     shown: "Shown",
+    ends: float,
 ) -> int:
-    """Answer what is missing of a block of tasks at one point; the trials without an answer."""
+    """Answer what is missing of a block of tasks at one point; the trials without an answer.
+
+    None is begun once the clock is at `ends`; those count as not asked.
+    """
     options, settings = sweep.options, sweep.settings(point)
+    late = 0
+
+    def is_time(unanswered: int) -> bool:
+        nonlocal late
+        over = time.monotonic() >= ends
+        late += over
+        return not over
+
     ways = {"workflow": settings.workflow, "max_agents": point.width, "turns": point.turns}
     with Results(sweep.folder(system, point), config | ways, resume=True) as results:
-        return await run_trials(
+        unanswered = await run_trials(
             block,
             options.trials,
             team,
@@ -372,7 +389,9 @@ async def run_point(
             concurrency=options.concurrency,
             show=shown.show,
             judge=judge,
+            may_begin=is_time,
         )
+    return unanswered - late
 
 
 class Shown:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from wideseek.backends import ModelPlace, find_model_folder, positive_float, positive_int
+from wideseek.backends import Model, ModelPlace, find_model_folder, positive_float, positive_int
 from wideseek.grading.datasets import GOLD_FOLDER, QA_SETS, SUFFIXES, find_qa_files
 from wideseek_eval.suites import (
     ATLAS,
@@ -17,6 +17,7 @@ from wideseek_eval.suites import (
     read_qa,
     read_questions,
 )
+from wideseek_eval.team import Team
 
 SUITES = ("worlds", "atlas", "widesearch", "qa")
 SUITE_NAMES = f"{', '.join(SUITES)} or a {', '.join(SUFFIXES)} file"
@@ -146,10 +147,19 @@ def suite_config(options: argparse.Namespace) -> dict[str, Any]:
     return config | {"questions_sha256": sha256_of(files)}
 
 
-def place_config(place: ModelPlace, prefix: str = "") -> dict[str, Any]:
-    """What a model's answers depend on: its name on a server, or the weights of its folder."""
+def team_config(lead_place: ModelPlace, sub_place: ModelPlace, team: Team) -> dict[str, Any]:
+    """What the answers of a team from these places depend on."""
+    config = _model_config(lead_place, team.lead)
+    return (
+        config if sub_place == lead_place else config | _model_config(sub_place, team.sub, "sub_")
+    )
+
+
+def _model_config(place: ModelPlace, model: Model, prefix: str = "") -> dict[str, Any]:
+    """A model's name on a server, also where that chose it, or the weights of its folder."""
     if place.base_url is not None:
-        return {f"{prefix}model": place.model, f"{prefix}base_url": place.base_url}
+        name = place.model or model.name
+        return {f"{prefix}model": name, f"{prefix}base_url": place.base_url}
     folder = find_model_folder(place.model)
     weights = sha256_of(sorted(folder.glob("*.safetensors")))
     return {
@@ -211,6 +221,6 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
         "--cost-limit",
         type=positive_float,
         metavar="USD",
-        help="begin no trial once all have cost this much; goes with --price",
+        help="begin no trial once all, unscored ones too, have cost this much; goes with --price",
     )
     add("--fail-on-error", action="store_true", help="begin none after one without an answer")

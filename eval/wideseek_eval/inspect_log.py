@@ -16,29 +16,31 @@ from typing import Any
 from wideseek.grading.answer import Table
 from wideseek.runs.log import read_events
 from wideseek.runs.table import to_markdown
-from wideseek_eval.comparison import read_records
 from wideseek_eval.inspect_sample import JsonObject, sample_of, summary_of
 from wideseek_eval.provenance import provenance
+from wideseek_eval.results import Record
 from wideseek_eval.suites import EvalTask
 
 VERSION = 2
 
 
-def write_inspect_log(folder: Path, file: Path, tasks: Iterable[EvalTask] = ()) -> int:
-    """Write all graded trials of a folder whose runs are still there; how many they were.
+def write_inspect_log(
+    folder: Path, file: Path, records: Iterable[Record], tasks: Iterable[EvalTask] = ()
+) -> int:
+    """Write those of a folder's trials whose runs are still there; how many they were.
 
-    `tasks` say what was right. ValueError for a folder without any.
+    `tasks` say what was right. Of no trial there is no log; ValueError for a folder that is none.
     """
     config = _read_config(folder)
     targets = {task.id: target_of(task) for task in tasks}
     samples = []
-    for record in sorted(read_records(folder), key=lambda record: (record.task, record.trial)):
+    for record in sorted(records, key=lambda record: (record.task, record.trial)):
         run = folder / "runs" / record.run
         if (run / "events.jsonl").is_file():
             events, model = read_events(run), _model_of(run, config)
             samples.append(sample_of(record, events, run, targets.get(record.task, ""), model))
     if not samples:
-        raise ValueError(f"{folder} holds no runs to write a log of")
+        return 0
     header = _header(config, samples)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".part")

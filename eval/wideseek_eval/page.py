@@ -23,7 +23,7 @@ NOT_MEASURED = "not measured"
 _OURS = '<tr class="ours">'
 _SHOWN_ELSEWHERE = frozenset(
     "all by_group by_rows by_kind by_language widesearch qa qa_by_group mean agents fetches contamination "
-    "stop_reasons agent_ends tool_outcomes grading_failures dollars".split()
+    "stop_reasons agent_ends tool_outcomes grading_failures dollars dollars_unscored".split()
 )
 
 

@@ -93,7 +93,7 @@ def summarise(records: Iterable[Record], seed: int, traces: Traces | None = None
         "max_seconds": max((record.seconds for record in records), default=0.0),
         "agents": agent_costs(traces.values()),
         "fetches": fetches(traces.values()),
-        "contamination": _contamination(scored or answers, seed, traces),
+        "contamination": contamination(scored or answers, seed, traces),
         "stop_reasons": _count(record.stop_reason for record in records),
         "nothing_to_grade": sum(not record.answered for record in records),
         "agent_ends": _add_up(record.agent_ends for record in records),
@@ -165,7 +165,7 @@ def fetches(traces: Iterable[Trace]) -> dict[str, dict[str, int]]:
     return total
 
 
-def _contamination(scored: Sequence[Record], seed: int, traces: Traces) -> dict[str, Any]:
+def contamination(scored: Sequence[Record], seed: int, traces: Traces) -> dict[str, Any]:
     """What the guard saw, and the scores without the trials that read a canary."""
     flagged = {trial for trial, trace in traces.items() if trace.canaries}
     clean = [record for record in scored if (record.task, record.trial) not in flagged]
@@ -298,9 +298,11 @@ def rate(counts: Mapping[str, int]) -> str:
 
 
 def tell_dollars(summary: Mapping[str, Any]) -> str:
-    """What all trials cost, and one of them."""
+    """What all trials cost, one of them, and attempts that left no result."""
     each = summary["dollars"] / max(1, summary["trials"])
-    return f"{summary['dollars']:,.2f} dollars, {each:,.4f} a trial"
+    told = f"{summary['dollars']:,.2f} dollars, {each:,.4f} a trial"
+    unscored = summary["dollars_unscored"]
+    return told + (f"; {unscored:,.2f} for attempts without a result" if unscored else "")
 
 
 def tell_contamination(found: Mapping[str, Any]) -> str:

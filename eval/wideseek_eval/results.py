@@ -2,16 +2,21 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wideseek.grading.line_file import LineFile
 from wideseek.grading.qa import QAScore
 from wideseek.grading.table import TableScore
 from wideseek.grading.widesearch_figures import Figures
 from wideseek.runs.events import Event, EventType
+from wideseek.runs.log import read_events
 from wideseek_eval.grade import Grade, WideScore
+from wideseek_eval.spending import Attempt, Spent, spent_in
 from wideseek_eval.suites import EvalTask
 
 
@@ -111,7 +116,8 @@ class Results:
 
     `config` is what all results of a folder have in common. ValueError for a folder that was begun
     with another config, or begun at all without `resume`. `anew` drops the results that are there:
-    the runs they came from stay, and are graded once more.
+    the runs they came from stay, and are graded once more. unscored: by folder, what runs cost that
+    have no result, since they or their judge failed; those done again are kept in cut_short/.
     """
 
     def __init__(
@@ -120,7 +126,9 @@ class Results:
         self.folder = folder
         self.path = folder / "results.jsonl"
         self.runs = folder / "runs"
+        self.cut_short = folder / "cut_short"
         self.records: dict[tuple[str, int], Record] = {}
+        self.unscored: dict[Path, Attempt] = {}
         folder.mkdir(parents=True, exist_ok=True)
         begun = self.runs.exists() or (self.path.exists() and self.path.stat().st_size > 0)
         if begun and not resume:
@@ -131,23 +139,24 @@ class Results:
             self.path.unlink(missing_ok=True)
         self._keep_config(kept)
         self._read_back()
-        self._file = self.path.open("ab", buffering=0)
+        self._lines = LineFile(self.path)
 
     def _check_config(self, config: dict[str, Any], *, begun: bool, graded: bool) -> dict[str, Any]:
-        """The config as JSON; ValueError if it is another one.
+        """The config as JSON; ValueError if it is another one, or if what is there has none.
 
         Another judge is refused only where results of the first are kept.
         """
         config = json.loads(json.dumps(config))
         path = self.folder / "config.json"
-        if begun and path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            names = [name for name in config if graded or name != "judge"]
-            odd = [name for name in names if before.get(name) != config[name]]
-            if odd:
-                told = ", ".join(
-                    f"{name} {before.get(name)!r} not {config[name]!r}" for name in odd
-                )
+        if begun:
+            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            names = [name for name in config | before if graded or name != "judge"]
+            told = ", ".join(
+                f"{name} {before.get(name)!r} not {config.get(name)!r}"
+                for name in names
+                if before.get(name) != config.get(name)
+            )
+            if told:
                 raise ValueError(f"{self.folder} was begun with {told}")
         return config
 
@@ -158,26 +167,38 @@ class Results:
         partial.replace(path)
 
     def _read_back(self) -> None:
-        """Reads finished trials and cuts off a last line that was torn."""
-        if not self.path.exists():
-            return
-        *lines, torn = self.path.read_bytes().split(b"\n")
+        """Reads finished trials, and what the runs of others cost."""
+        *lines, _torn = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
         for number, line in enumerate(lines, 1):
             try:
                 record = Record.from_json(line.decode("utf-8"))
             except ValueError as error:
                 raise ValueError(f"{self.path} line {number}: {error}") from None
             self.records[record.task, record.trial] = record
-        if torn:
-            with self.path.open("r+b") as file:
-                file.truncate(self.path.stat().st_size - len(torn))
+        scored = {self.runs / record.run for record in self.records.values()}
+        for log in sorted(self.folder.glob("*/*/events.jsonl")):
+            if log.parent not in scored:
+                self.unscored[log.parent] = spent_in(read_events(log.parent))
 
     def add(self, record: Record) -> None:
         """Append one finished trial; it must be new."""
         assert (record.task, record.trial) not in self.records, "a trial was done twice"
-        line = json.dumps(asdict(record), ensure_ascii=False) + "\n"
-        self._file.write(line.encode("utf-8", "backslashreplace"))
+        self._lines.append(json.dumps(asdict(record), ensure_ascii=False))
         self.records[record.task, record.trial] = record
+        self.unscored.pop(self.runs / record.run, None)
+
+    def put_aside(self, run: Path) -> None:
+        """Make room for another attempt at a run that was cut short; what it cost is kept."""
+        self.cut_short.mkdir(exist_ok=True)
+        places = (self.cut_short / f"{run.name}-{number}" for number in count(1))
+        place = next(place for place in places if not place.exists())
+        run.rename(place)
+        if run in self.unscored:
+            self.unscored[place] = self.unscored.pop(run)
+
+    def spent(self) -> Iterator[Spent]:
+        """What every attempt has cost, with a result or without."""
+        return chain(self.records.values(), self.unscored.values())
 
     def __enter__(self) -> Self:
         return self
@@ -188,4 +209,4 @@ class Results:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        self._lines.close()

@@ -1,7 +1,6 @@
 """Runs the trials of a suite, several at once, each in a run folder of its own."""
 
 import asyncio
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -21,7 +20,9 @@ from wideseek_eval.contamination import GuardedTools, load_guard
 from wideseek_eval.grade import Grade, grade_answer
 from wideseek_eval.responses import write_response
 from wideseek_eval.results import Record, Results, record_run
+from wideseek_eval.spending import spent_in
 from wideseek_eval.suites import EvalTask
+from wideseek_eval.team import Team
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,23 +43,13 @@ class Settings:
     reply_tokens: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Team:
-    """Who leads, or works alone, and who works for the lead."""
-
-    lead: Model
-    sub: Model
-
-    @property
-    def name(self) -> str:
-        """Of the model, or of both."""
-        same = self.sub is self.lead
-        return self.lead.name if same else f"{self.lead.name}+{self.sub.name}"
-
-
 def no_limit(unanswered: int) -> bool:
     """Whether another trial may begin after so many without an answer: always."""
     return True
+
+
+def not_shown(task: EvalTask, trial: int) -> None:
+    """Nobody is told of a trial without an answer."""
 
 
 async def run_trials(
@@ -73,13 +64,15 @@ async def run_trials(
     graded: bool = True,
     judge: PatientJudge | None = None,
     may_begin: Callable[[int], bool] = no_limit,
+    miss: Callable[[EvalTask, int], None] = not_shown,
 ) -> int:
     """Answer and grade what `results` lacks, in task order; the number that got no answer at all.
 
     Without a model only finished runs are graded; without `graded` they are only run, and shown as
     records without a score. A model that failed (an outage, not a bad answer) leaves no result: the
     trial is done again by the next session on the same folder. Nor does a judge that failed: the
-    answer is kept, and judged by the next session. may_begin is asked before each question.
+    answer is kept, and judged by the next session. may_begin is asked before each question; miss is
+    called for each trial that was tried and is left without an answer or a verdict.
     """
     team = model if isinstance(model, Team | None) else Team(model, model)
     open_slots = asyncio.Semaphore(concurrency)
@@ -91,9 +84,14 @@ async def run_trials(
         async with open_slots:
             events = _finished_events(folder)
             if not events and team is not None and may_begin(unfinished):
+                if folder.exists():
+                    results.put_aside(folder)
                 events = await _ask(task, trial, folder, team, settings)
+                results.unscored[folder] = spent_in(events)
         if not events or events[-1].type is not EventType.RUN_COMPLETED:
             unfinished += 1
+            if events:
+                miss(task, trial)
             return
         answer = events[-1].data["answer"]
         write_response(results.folder / "responses", folder, task, trial, answer)
@@ -102,6 +100,7 @@ async def run_trials(
             grade = await grade_answer(task, answer, judge)
         if isinstance(grade, Failure):
             unfinished += 1
+            miss(task, trial)
             return
         record = record_run(task, trial, folder.name, events, grade)
         if graded:
@@ -125,9 +124,7 @@ def _finished_events(folder: Path) -> list[Event]:
 async def _ask(
     task: EvalTask, trial: int, folder: Path, team: Team, settings: Settings
 ) -> list[Event]:
-    """The events of a new run in `folder`, in place of one that a kill or an outage cut short."""
-    if folder.exists():
-        shutil.rmtree(folder)
+    """The events of a new run in `folder`."""
     research = _plan(task, team, settings)
     tools = GuardedTools(research.search, research.access, load_guard())
     research = replace(research, search=tools, access=tools)

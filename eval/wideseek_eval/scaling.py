@@ -14,7 +14,7 @@ from typing import Any
 
 from wideseek.backends import ModelPlace
 from wideseek_eval.bootstrap import bootstrap
-from wideseek_eval.report import values_by_task
+from wideseek_eval.report import Traces, contamination, values_by_task
 from wideseek_eval.results import Record
 
 CURVES = {"width": "subagents a call", "depth": "turns of one agent"}
@@ -61,6 +61,9 @@ Curves = Mapping[str, Mapping[int, Point]]
 Measured = Mapping[tuple[System, Point], Sequence[Record]]
 """The finished trials of every point."""
 
+Traced = Mapping[tuple[System, Point], Traces]
+"""What is known of the runs of every point."""
+
 
 def plan_curves(widths: Sequence[int], turns: Sequence[int]) -> dict[str, dict[int, Point]]:
     """Both curves. Without subagents a team is one agent with the most turns of the other curve."""
@@ -85,25 +88,34 @@ def common_tasks(measured: Measured, trials: int, wanted: set[str]) -> list[str]
 
 
 def summarise_sweep(
-    measured: Measured, curves: Curves, trials: int, wanted: set[str], seed: int
+    measured: Measured,
+    curves: Curves,
+    trials: int,
+    wanted: set[str],
+    seed: int,
+    traced: Traced | None = None,
 ) -> dict[str, Any]:
-    """What scaling.json says of the results: tasks, points and comparisons at equal cost."""
+    """What scaling.json says of the results: tasks, points and comparisons at equal cost.
+
+    Each point tells of its contamination as summary.json does, and all of them add up.
+    """
     tasks = common_tasks(measured, trials, wanted)
     kept = {
         place: [record for record in records if record.task in tasks and record.trial < trials]
         for place, records in measured.items()
     }
-    if not tasks:
-        return {"tasks": 0, "trials": trials, "points": [], "equal_cost": []}
-    systems = list(dict.fromkeys(system for system, _ in measured))
+    systems = list(dict.fromkeys(system for system, _ in measured)) if tasks else []
+    points = [
+        _sum_up(system, point, kept[system, point], curves, seed)
+        | {"contamination": _contamination(kept, traced or {}, system, point, seed)}
+        for system in systems
+        for point in sorted(points_of(curves))
+    ]
     return {
         "tasks": len(tasks),
         "trials": trials,
-        "points": [
-            _sum_up(system, point, kept[system, point], curves, seed)
-            for system in systems
-            for point in sorted(points_of(curves))
-        ],
+        "points": points,
+        "contamination": _add_up_contamination(points),
         "equal_cost": [
             told
             for system in systems
@@ -112,6 +124,27 @@ def summarise_sweep(
                 system, {p: kept[system, p] for p in points_of(curves)}, curves, cost, seed
             )
         ],
+    }
+
+
+def _contamination(
+    kept: Measured, traced: Traced, system: System, point: Point, seed: int
+) -> dict[str, Any]:
+    """What the guard saw in the trials of a point that count."""
+    records, traces = kept[system, point], traced.get((system, point), {})
+    trials = {(record.task, record.trial) for record in records}
+    return contamination(records, seed, {t: traces[t] for t in traces if t in trials})
+
+
+def _add_up_contamination(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts of all points; flagged trials by the folders of their points."""
+    counts = ("traced", "calls_blocked", "texts_with_canary")
+    return {name: sum(point["contamination"][name] for point in points) for name in counts} | {
+        "trials_flagged": [
+            f"{point['folder']}/{trial}"
+            for point in points
+            for trial in point["contamination"]["trials_flagged"]
+        ]
     }
 
 

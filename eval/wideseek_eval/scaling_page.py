@@ -9,7 +9,7 @@ from typing import Any
 
 from wideseek_eval.curves import Line, Panel, Spot, draw_curves, draw_curves_png
 from wideseek_eval.page import NOT_MEASURED, fill_page, section, table
-from wideseek_eval.report import interval
+from wideseek_eval.report import interval, tell_contamination
 from wideseek_eval.scaling import COSTS, CURVES
 
 AXIS = "item F1"
@@ -21,7 +21,7 @@ _NOTES = {
     "depth": "Left: by the turns of one agent. Middle and right: the same points by what a question "
     "costs.",
 }
-_SHOWN_ELSEWHERE = frozenset(("points", "equal_cost", "tasks", "trials"))
+_SHOWN_ELSEWHERE = frozenset(("points", "equal_cost", "tasks", "trials", "contamination"))
 _COSTS = {"computed_tokens": ",.0f", "seconds": ".1f"}
 
 
@@ -115,7 +115,8 @@ def tell_point(point: Mapping[str, Any]) -> str:
 
 
 def _points(summary: Mapping[str, Any]) -> str:
-    return section("Points", table(_HEAD, _rows(summary)))
+    seen = f'<p class="soft">{escape(tell_contamination(summary["contamination"]))}</p>'
+    return section("Points", table(_HEAD, _rows(summary)) + seen)
 
 
 def _equal_cost(summary: Mapping[str, Any]) -> str:
@@ -195,4 +196,4 @@ def render_sweep(summary: Mapping[str, Any]) -> str:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append("  ".join(cells).rstrip())
         lines.append("")
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, tell_contamination(summary["contamination"])])

@@ -242,8 +242,13 @@ def test_an_outage_of_the_judge_leaves_answers_unscored_and_loses_none(tmp_path:
     boxed = [task for task in draw_worlds("test", 12, 0, None) if task.kind == "boxed"]
     assert boxed and unscored == len(boxed) and len(records) == 12 - len(boxed)
     assert all(record.kind == "table" and record.judged is None for record in records)
+    with Results(tmp_path / "e", {"suite": "worlds"}, resume=True) as results:
+        unjudged = {run.name: spent.tokens for run, spent in results.unscored.items()}
+    assert set(unjudged) == {f"{task.id}-t0" for task in boxed} and min(unjudged.values()) > 0
     records, model, unscored = asyncio.run(run_judged(tmp_path / "e", well))
     assert (unscored, len(records), model.asked) == (0, 12, [])
+    with Results(tmp_path / "e", {"suite": "worlds"}, resume=True) as results:
+        assert results.unscored == {}
     judged = {record.task for record in records if record.judged}
     assert judged == {task.id for task in boxed}
     assert all(not r.score.success for r in records if r.score and r.task in judged)
@@ -263,7 +268,7 @@ def test_the_whole_command_with_a_judge(
     async def open_scripted(name: str | None, base_url: str | None) -> ScriptedModel:
         return ScriptedModel([phrase_task()], say)
 
-    monkeypatch.setattr(main, "open_model", open_scripted)
+    monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
     out = tmp_path / "out"
     command = ["atlas", "--file", str(path), "--base-url", "http://model", "--output-dir", str(out)]
     assert main.main(command) == 0

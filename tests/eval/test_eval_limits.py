@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from wideseek_eval.flags import pick, price_list, task_range
-from wideseek_eval.progress import dollars, tool_failures
+from wideseek_eval.progress import tool_failures
+from wideseek_eval.spending import dollars
 from wideseek_eval.suites import draw_worlds
 from wideseek_eval.throttle import ThrottledModel
 
+from tests.agents.scripted import Said, Talk
 from tests.eval.scripted_eval import OUTAGE, ScriptedModel, ScriptedTeam, right
 from tests.eval.test_eval_report import record
 from wideseek.generation import Message, Sampling
@@ -36,7 +38,7 @@ class Command:
             self.opened.append(name)
             return self.model
 
-        monkeypatch.setattr(main, "open_model", open_scripted)
+        monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
 
     def __call__(self, folder: Path, *words: str) -> int:
         flags = ["worlds", "--base-url", "http://model", "--output-dir", str(folder)]
@@ -94,6 +96,56 @@ def test_cost_is_told_and_limited(
     page = (tmp_path / "report.html").read_text()
     assert f"{summary['dollars']:,.2f} dollars" in page
     assert run(tmp_path, "--tasks", "4", *prices) == 0 and len(run.model.asked) == 4
+
+
+class DyingTeam(ScriptedTeam):
+    """Subagents report, and before the lead can answer the server is gone."""
+
+    dies = True
+
+    async def _speak(self, talk: Talk) -> Said:
+        said = await super()._speak(talk)
+        dead = self.dies and talk.turn > 1 and "Look for" not in talk.user
+        return OUTAGE if dead else said
+
+
+def test_attempts_without_a_result_cost_too_even_in_the_next_session(
+    main: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Command(main, monkeypatch, cast=DyingTeam)
+    prices = ("--tasks", "3", "--concurrency", "1", "--price", "1000000,0,1000000")
+    for _ in range(2):
+        assert run(tmp_path, *prices, "--cost-limit", "1") == 3
+        assert run.model.asked == ["test-0"]
+        summary = run.summary(tmp_path)
+        assert summary["dollars"] == 0 and summary["dollars_unscored"] > 100
+    assert "for attempts without a result" in capsys.readouterr().out
+    lost = summary["dollars_unscored"]
+    DyingTeam.dies = False
+    try:
+        assert run(tmp_path, *prices) == 0
+    finally:
+        DyingTeam.dies = True
+    assert run.model.asked == ["test-0", "test-0", "test-1", "test-2"]
+    assert run.summary(tmp_path)["dollars_unscored"] == lost, "the second attempt has a result"
+    assert [run.name for run in (tmp_path / "cut_short").iterdir()] == ["test-0-t0-1"]
+    assert run(tmp_path, *prices) == 0 and run.summary(tmp_path)["dollars_unscored"] == lost
+
+
+def test_answers_that_are_not_graded_yet_cost_too(
+    main: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Command(main, monkeypatch)
+    words = ("--tasks", "3", "--concurrency", "1", "--price", "1000000,0,1000000")
+    assert run(tmp_path, *words, "--cost-limit", "1", "--predict-only") == 3
+    assert len(run.model.asked) == 1
+    assert run(tmp_path, *words, "--score-only") == 1
+    summary = run.summary(tmp_path)
+    assert summary["trials"] == 1 and summary["dollars"] > 100
+    assert summary["dollars_unscored"] == 0
 
 
 def test_cost_counts_the_cache_apart_and_failures_are_no_empty_searches() -> None:
@@ -176,7 +228,7 @@ def test_the_model_is_throttled_where_a_flag_says_so(
             wrapped.append(connections)
             super().__init__(model, connections)
 
-    monkeypatch.setattr(main, "ThrottledModel", Noted)
+    monkeypatch.setattr("wideseek_eval.team.ThrottledModel", Noted)
     assert run(tmp_path, "--tasks", "2", "--max-connections", "1") == 0
     assert wrapped == [1] and run.summary(tmp_path)["trials"] == 2
 
@@ -185,7 +237,6 @@ def test_the_model_is_throttled_where_a_flag_says_so(
     "words",
     [
         ["--cost-limit", "1"],
-        ["--cost-limit", "1", "--price", "1,1", "--predict-only"],
         ["--price", "free"],
         ["--token-limit", "0"],
         ["--max-connections", "0"],

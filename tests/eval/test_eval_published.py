@@ -149,7 +149,7 @@ class Command:
         async def open_scripted(name: str | None, base_url: str | None) -> ScriptedModel:
             return self.model
 
-        monkeypatch.setattr(main, "open_model", open_scripted)
+        monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
 
     def __call__(self, *words: object) -> int:
         code: int = self._main.main([*map(str, words), "--base-url", "http://model"])

@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from wideseek_eval.flags import team_config
 from wideseek_eval.results import Record, Results
 from wideseek_eval.suites import EvalTask
+from wideseek_eval.team import Team
 
-from tests.eval.scripted_eval import OUTAGE, SETTINGS, fenced, right, run_worlds
+from tests.eval.scripted_eval import OUTAGE, SETTINGS, ScriptedModel, fenced, right, run_worlds
+from tests.grading.test_line_file import room_for
+from wideseek.backends import ModelPlace
 from wideseek.grading.table import TableScore
 from wideseek.runs.log import read_events
 
@@ -35,6 +39,8 @@ def test_right_answers_score_one_and_count_their_cost(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_event_is_begun_again(tmp_path: Path) -> None:
     """As a kill leaves it between making the folder and the first line."""
+    with Results(tmp_path, {"suite": "worlds"}, resume=True):
+        pass
     (tmp_path / "runs" / "test-0-t0" / "pages").mkdir(parents=True)
     records, _, undone = asyncio.run(run_worlds(tmp_path, 2, 1, right))
     assert undone == 0 and len(records) == 2
@@ -155,6 +161,54 @@ def test_results_of_another_config_are_refused(tmp_path: Path) -> None:
         Results(tmp_path, {"seed": 2, "rows": (1, 2)}, resume=True)
     with pytest.raises(ValueError, match="holds results already"):
         Results(tmp_path, {"seed": 1, "rows": (1, 2)}, resume=False)
+
+
+def test_runs_of_which_nothing_is_known_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a-t0").mkdir(parents=True)
+    with pytest.raises(ValueError, match="was begun with seed None not 1"):
+        Results(tmp_path, {"seed": 1}, resume=True)
+
+
+def test_a_run_folder_is_not_continued_with_other_models(tmp_path: Path) -> None:
+    folder, out = tmp_path / "weights", tmp_path / "out"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"first")
+    place, served = ModelPlace(str(folder), None), ModelPlace(None, "http://m")
+    one = ScriptedModel([], right)
+
+    def begin(*places: ModelPlace, sub: ScriptedModel = one) -> None:
+        with Results(out, team_config(*places, Team(one, sub)), resume=True) as results:
+            if not results.records:
+                results.add(RECORD)
+
+    begin(place, place)
+    begin(place, place)
+    with pytest.raises(ValueError, match="was begun with sub_model None not 'scripted'"):
+        begin(place, served)
+    (folder / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"was begun with model_sha256 '.* not '"):
+        begin(place, place)
+    out = tmp_path / "team"
+    begin(place, served)
+    with pytest.raises(ValueError, match="was begun with sub_model 'scripted' not None"):
+        begin(place, place)
+    other = ScriptedModel([], right)
+    other.name = "another"
+    with pytest.raises(ValueError, match="sub_model 'scripted' not 'another'"):
+        begin(place, served, sub=other)
+
+
+def test_a_full_disk_costs_the_result_at_hand_alone(tmp_path: Path) -> None:
+    with Results(tmp_path, {}, resume=True) as results:
+        results.add(RECORD)
+        whole = results.path.stat().st_size
+        late = replace(RECORD, task="b", run="b-t0")
+        with room_for(whole + 50), pytest.raises(OSError):
+            results.add(late)
+        assert results.path.stat().st_size == whole and ("b", 0) not in results.records
+        results.add(late)
+    with Results(tmp_path, {}, resume=True) as results:
+        assert list(results.records.values()) == [RECORD, late]
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "junk", '{"score": {}}'])

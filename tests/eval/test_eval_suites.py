@@ -155,7 +155,7 @@ def test_the_whole_command(
     async def open_scripted(name: str | None, base_url: str | None) -> ScriptedModel:
         return model
 
-    monkeypatch.setattr(main, "open_model", open_scripted)
+    monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
     command = ["worlds", "--tasks", "4", "--trials", "2", "--base-url", "http://model"]
     command += ["--output-dir", str(tmp_path / "out")]
     assert main.main(command) == 0

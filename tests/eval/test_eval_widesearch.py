@@ -187,7 +187,7 @@ def test_the_whole_command_with_and_without_a_judge(
         with PatientJudge(says(wise, []), ReplyFile(out / "judge.jsonl", "wise")) as judge:
             yield judge
 
-    monkeypatch.setattr(main, "open_model", open_scripted)
+    monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
     command = ["widesearch", "--file", str(path), "--trials", "2", "--output-dir", str(out)]
     command += ["--base-url", "http://model"]
     assert main.main(command) == 0

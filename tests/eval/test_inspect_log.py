@@ -18,7 +18,14 @@ from wideseek_eval.run import run_trials
 from wideseek_eval.suites import EvalTask, draw_worlds
 
 from tests.agents.scripted import call
-from tests.eval.scripted_eval import SETTINGS, ScriptedModel, ScriptedTeam, right, run_worlds
+from tests.eval.scripted_eval import (
+    OUTAGE,
+    SETTINGS,
+    ScriptedModel,
+    ScriptedTeam,
+    right,
+    run_worlds,
+)
 from tests.eval.test_eval_run import RECORD
 from wideseek.runs.events import EventType
 from wideseek.runs.log import RunLog, read_events
@@ -41,7 +48,9 @@ def read_log(file: Path) -> dict[str, Any]:
 
 def test_the_log_holds_every_trial_once(tmp_path: Path) -> None:
     tasks = evaluate(tmp_path / "out")
-    assert write_inspect_log(tmp_path / "out", tmp_path / "log.eval", tasks) == TASKS * TRIALS
+    records = read_records(tmp_path / "out")
+    written = write_inspect_log(tmp_path / "out", tmp_path / "log.eval", records, tasks)
+    assert written == TASKS * TRIALS
     log = read_log(tmp_path / "log.eval")
     parts = ["_journal/start.json", "header.json", "reductions.json", "summaries.json"]
     samples = [f"samples/{task.id}_epoch_{n}.json" for task in tasks for n in (1, 2)]
@@ -60,7 +69,7 @@ def test_the_log_holds_every_trial_once(tmp_path: Path) -> None:
 
 def test_its_scores_are_those_of_the_report(tmp_path: Path) -> None:
     tasks = evaluate(tmp_path)
-    write_inspect_log(tmp_path, tmp_path / "log.eval", tasks)
+    write_inspect_log(tmp_path, tmp_path / "log.eval", read_records(tmp_path), tasks)
     log = read_log(tmp_path / "log.eval")
     records = read_records(tmp_path)
     report = summarise(records, 0)["all"]
@@ -94,7 +103,7 @@ def test_its_scores_are_those_of_the_report(tmp_path: Path) -> None:
 
 def test_every_agent_is_a_span_within_its_lead(tmp_path: Path) -> None:
     evaluate(tmp_path)
-    write_inspect_log(tmp_path, tmp_path / "log.eval")
+    write_inspect_log(tmp_path, tmp_path / "log.eval", read_records(tmp_path))
     sample = read_log(tmp_path / "log.eval")["samples/test-0_epoch_1.json"]
     events = sample["events"]
     begun = {e["id"]: e["parent_id"] for e in events if e["event"] == "span_begin"}
@@ -133,7 +142,7 @@ def test_pages_are_shown_in_part_and_failures_as_errors(tmp_path: Path) -> None:
             await run_trials([task], 1, model, alone, results, concurrency=1, show=lambda r: None)
 
     asyncio.run(evaluate_one())
-    write_inspect_log(tmp_path, tmp_path / "log.eval", [task])
+    write_inspect_log(tmp_path, tmp_path / "log.eval", read_records(tmp_path), [task])
     sample = read_log(tmp_path / "log.eval")["samples/q_epoch_1.json"]
     good, bad = [event for event in sample["events"] if event["event"] == "tool"]
     assert good["error"] is None and good["result"].startswith("Gold\nxxx")
@@ -173,7 +182,7 @@ def test_a_stopped_and_a_failed_trial_are_told(tmp_path: Path) -> None:
     log.folder.rename(tmp_path / "runs" / "a-t0")
     line = json.dumps({n: getattr(record, n) for n in RECORD.__dataclass_fields__}) + "\n"
     (tmp_path / "results.jsonl").write_text(line)
-    assert write_inspect_log(tmp_path, tmp_path / "odd.eval") == 1
+    assert write_inspect_log(tmp_path, tmp_path / "odd.eval", read_records(tmp_path)) == 1
     assert read_log(tmp_path / "odd.eval")["header.json"]["results"]["scores"] == []
 
 
@@ -200,12 +209,31 @@ def test_main_writes_it_with_what_was_right(
     async def open_scripted(name: str | None, base_url: str | None) -> ScriptedModel:
         return ScriptedModel(tasks, right)
 
-    monkeypatch.setattr(main, "open_model", open_scripted)
+    monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
     words = ["worlds", "--tasks", "2", "--base-url", "http://m", "--output-dir", str(tmp_path)]
     assert main.main([*words, "--inspect", str(tmp_path / "log.eval")]) == 0
     log = read_log(tmp_path / "log.eval")
     assert log["samples/test-0_epoch_1.json"]["target"] == target_of(tasks[0]) != ""
     assert log["header.json"]["eval"]["task"] == "wideseek/worlds"
+    assert main.main([*words, "--tasks", "1", "--inspect", str(tmp_path / "one.eval")]) == 0
+    one = read_log(tmp_path / "one.eval")
+    assert [name for name in one if name.startswith("samples")] == ["samples/test-0_epoch_1.json"]
+
+
+def test_of_no_answer_there_is_no_log_and_no_wrong_usage(
+    main: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def open_scripted(name: str | None, base_url: str | None) -> ScriptedModel:
+        return ScriptedModel(draw_worlds("test", 1, 0, None), lambda task: OUTAGE)
+
+    monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
+    words = ["worlds", "--tasks", "1", "--base-url", "http://m", "--output-dir", str(tmp_path)]
+    assert main.main([*words, "--inspect", str(tmp_path / "log.eval")]) == 1
+    assert not (tmp_path / "log.eval").exists()
+    assert "for Inspect's viewer: no trial, and no file" in capsys.readouterr().err
 
 
 def test_inspect_reads_it(tmp_path: Path) -> None:
@@ -214,7 +242,7 @@ def test_inspect_reads_it(tmp_path: Path) -> None:
     )
     inspect_log = pytest.importorskip("inspect_ai.log", reason=reason)
     tasks = evaluate(tmp_path)
-    write_inspect_log(tmp_path, tmp_path / "log.eval", tasks)
+    write_inspect_log(tmp_path, tmp_path / "log.eval", read_records(tmp_path), tasks)
     log = inspect_log.read_eval_log(str(tmp_path / "log.eval"))
     assert log.status == "success" and len(log.samples) == TASKS * TRIALS
     means = {score.name: score.metrics["mean"].value for score in log.results.scores}

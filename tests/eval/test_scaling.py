@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from wideseek_eval import team
 from wideseek_eval.results import Record
-from wideseek_eval.run import Team
 from wideseek_eval.scaling import (
     Point,
     System,
@@ -21,7 +21,7 @@ from wideseek_eval.scaling import (
 from wideseek_eval.suites import EvalTask, draw_worlds
 
 from tests.eval.scripted_eval import OUTAGE, ScriptedModel, WideTeam
-from tests.eval.test_eval_report import record
+from tests.eval.test_eval_report import record, trace
 from tests.eval.test_eval_run import SCORE
 from wideseek.backends import LocalModel, ModelPlace
 
@@ -68,6 +68,12 @@ def test_a_task_counts_with_all_its_trials_or_not_at_all() -> None:
         "trials": 2,
         "points": [],
         "equal_cost": [],
+        "contamination": {
+            "traced": 0,
+            "calls_blocked": 0,
+            "texts_with_canary": 0,
+            "trials_flagged": [],
+        },
     }
 
 
@@ -111,7 +117,7 @@ class Command:
             model.name = str(name)
             return self.models.setdefault(model.name, model)
 
-        monkeypatch.setattr(scaling, "open_model", open_scripted)
+        monkeypatch.setattr("wideseek_eval.team.open_model", open_scripted)
 
     def __call__(self, folder: Path, *words: str) -> int:
         flags = ["--base-url", "http://model", "--rows", "6-9", "--output-dir", str(folder)]
@@ -150,9 +156,13 @@ def test_one_command_measures_and_draws_both_curves(
     assert four["subagents"] == 4 and four["computed_tokens"]["mean"] > 0
     assert {told["width"] for told in summary["equal_cost"]} == {1, 4}
     assert summary["systems"] == {"trained": {"model": "a"}}
+    assert summary["contamination"]["traced"] == 12, "the guard watched every trial"
+    assert all(point["contamination"]["traced"] == 3 for point in summary["points"])
     for name in ("width.svg", "depth.svg", "scaling.html"):
         assert (tmp_path / name).stat().st_size > 1000
     shown = capsys.readouterr()
+    assert "contamination: 0 calls kept" in shown.out
+    assert "contamination: 0 calls kept" in (tmp_path / "scaling.html").read_text()
     assert "team, 4 a call" in shown.out and "3 of 3 tasks at every point" in shown.err
     assert run(tmp_path, *POINTS, "--model", "trained=a") == 0 and run.asked == 12
     assert run(tmp_path, *POINTS, "--model", "trained=a", "--draw") == 0
@@ -187,12 +197,70 @@ def test_little_time_means_fewer_tasks_at_every_point(
 def test_time_that_ends_within_the_first_task_leaves_no_curve(
     scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    now = iter(range(0, 10_000, 25))
+    now = iter(range(0, 10_000, 15))
     monkeypatch.setattr(scaling, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
     run = Command(scaling, monkeypatch)
     assert run(tmp_path, *POINTS, "--minutes", "2") == 1
     assert read_summary(tmp_path)["points"] == [] and not (tmp_path / "width.svg").exists()
     assert 0 < run.asked < 4
+
+
+def test_no_question_is_begun_after_the_time_whatever_the_trials(
+    scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(scaling, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    real = WideTeam._speak
+
+    async def slow(self: WideTeam, talk: Any) -> Any:
+        now[0] += 5.0
+        return await real(self, talk)
+
+    monkeypatch.setattr(WideTeam, "_speak", slow)
+    run = Command(scaling, monkeypatch)
+    flags = ("--widths", "0", "--turns", "5", "--tasks", "1", "--trials", "5")
+    assert run(tmp_path, *flags, "--minutes", "0.2") == 1
+    assert run.asked == 3, "at 0, 5 and 10 of 12 seconds"
+    assert read_summary(tmp_path)["unanswered"] == 0
+
+
+def test_points_of_other_weights_are_refused_before_anything_is_asked(
+    scaling: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Command(scaling, monkeypatch)
+    flags = ("--turns", "5", "--tasks", "1", "--widths")
+    assert run(tmp_path, *flags, "1", "--model", "trained=a") == 0
+    assert run(tmp_path, *flags, "4", "--model", "trained=b") == 2
+    assert "points of {'model': 'a'} beside {'model': 'b'}" in capsys.readouterr().err
+    assert run.models["b"].asked == [] and not (tmp_path / "trained" / "team-4").exists()
+    (tmp_path / "trained" / "team-1" / "config.json").write_text('{"model": "b"}')
+    assert run(tmp_path, *flags, "1", "--model", "trained=a", "--draw") == 2
+
+
+def test_contamination_is_counted_at_every_point_and_in_all() -> None:
+    curves = plan_curves((2,), (5,))
+    measured = {
+        (ONE, Point(2)): [scoring("a", 1.0), scoring("b", 0.0)],
+        (ONE, Point(0, 5)): [scoring("a", 0.5), scoring("b", 0.5), scoring("stray", 1.0)],
+    }
+    traced = {
+        (ONE, Point(2)): {("a", 0): trace(canaries=2), ("b", 0): trace(blocked=1)},
+        (ONE, Point(0, 5)): {("a", 0): trace(blocked=3), ("stray", 0): trace(blocked=50)},
+    }
+    summary = summarise_sweep(measured, curves, 1, {"a", "b"}, 0, traced)
+    alone, team = (point["contamination"] for point in summary["points"])
+    assert (alone["traced"], alone["calls_blocked"], alone["trials_flagged"]) == (1, 3, [])
+    assert (team["texts_with_canary"], team["trials_flagged"]) == (2, ["a-t0"])
+    assert team["all_without_flagged"]["item_f1"]["mean"] == 0.0
+    assert summary["contamination"] == {
+        "traced": 3,
+        "calls_blocked": 4,
+        "texts_with_canary": 2,
+        "trials_flagged": ["one/team-2/a-t0"],
+    }
 
 
 def test_lead_and_subagents_may_be_different_models(
@@ -209,14 +277,14 @@ def test_lead_and_subagents_may_be_different_models(
 
         return open_noted
 
-    plain = scaling.open_model
+    plain = team.open_model
 
     async def open_noting(name: str | None, base_url: str | None) -> Any:
         model = await plain(name, base_url)
         monkeypatch.setattr(model, "open", noting(str(name), model.open))
         return model
 
-    monkeypatch.setattr(scaling, "open_model", open_noting)
+    monkeypatch.setattr("wideseek_eval.team.open_model", open_noting)
     flags = ("--widths", "2", "--turns", "5", "--tasks", "1", "--model", "lead only=a,b")
     assert run(tmp_path, *flags) == 0
     assert opened["b"] == ["sub", "sub"] and opened["a"] == ["lead", "sub"]  # sub: alone, 5 turns
@@ -247,9 +315,9 @@ def test_models_forget_between_points(scaling: ModuleType) -> None:
     told: list[str] = []
     engine = SimpleNamespace(sleep=lambda: told.append("sleep"), wake=lambda: told.append("wake"))
     local = LocalModel("m", None, engine)  # type: ignore[arg-type]
-    scaling.forget(Team(local, local))
+    scaling.forget(team.Team(local, local))
     assert told == ["sleep", "wake"]
-    scaling.forget(Team(local, ScriptedModel([], lambda task: "")))
+    scaling.forget(team.Team(local, ScriptedModel([], lambda task: "")))
     assert told == ["sleep", "wake"] * 2
 
 

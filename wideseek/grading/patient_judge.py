@@ -18,6 +18,7 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 from wideseek.grading.failure import Failure, FailureKind
+from wideseek.grading.line_file import LineFile
 
 Ask = Callable[[str, int], Awaitable[str | Failure]]
 """One try at (prompt, attempt): a reply or why there is none. What attempt 0 was answered can not
@@ -69,14 +70,13 @@ class ReplyFile:
     def __init__(self, path: Path, judge: str) -> None:
         self._judge = judge
         self._replies: dict[bytes, str] = {}
-        torn = self._read_back(path) if path.exists() else 0
-        self._file = path.open("ab", buffering=0)
-        if torn:
-            self._file.truncate(path.stat().st_size - torn)
+        if path.exists():
+            self._read_back(path)
+        self._lines = LineFile(path)
 
-    def _read_back(self, path: Path) -> int:
-        """Takes in the replies of this judge; the length of a torn last line."""
-        *lines, torn = path.read_bytes().split(b"\n")
+    def _read_back(self, path: Path) -> None:
+        """Takes in the replies of this judge."""
+        *lines, _torn = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
                 match json.loads(line):
@@ -87,7 +87,6 @@ class ReplyFile:
                         raise ValueError("judge, prompt and reply must be texts")
             except ValueError as error:
                 raise ValueError(f"{path} line {number} is not a reply: {error}") from None
-        return len(torn)
 
     def get(self, prompt: str) -> str | None:
         """What was replied to this prompt before."""
@@ -96,12 +95,11 @@ class ReplyFile:
     def add(self, prompt: str, reply: str) -> None:
         """Keep a reply; it is in the file before this returns."""
         record = {"judge": self._judge, "prompt": prompt, "reply": reply}
-        line = json.dumps(record, ensure_ascii=False) + "\n"
-        self._file.write(line.encode("utf-8", "backslashreplace"))
+        self._lines.append(json.dumps(record, ensure_ascii=False))
         self._replies[_key(prompt)] = reply
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
 
 def _key(prompt: str) -> bytes:

@@ -19,8 +19,10 @@ from wideseek.grading.patient_judge import Read
 
 T = TypeVar("T")
 
+# What may stand around a verdict: nothing that could negate it, as in "!correct" or "❌ correct".
+_MARKS = r"[\s*_#>\"'`“”‘’(){}\[\]\\$.:-]*"
 _VERDICT = re.compile(
-    r"[\W_]*(?:(?:final )?(?:verdict|answer)[\W_]*)?(?:boxed\W*)?(in)?correct[\W_]*",
+    rf"{_MARKS}(?:(?:final )?(?:verdict|answer){_MARKS})?(?:boxed{_MARKS})?(in)?correct(?:{_MARKS}|[!。])*",
     re.I,
 )
 
