@@ -3,64 +3,76 @@
 Every rank answers its share of the questions on an engine of its own, all of them take one optimizer step together, and
 the new weights go back into the engines. One process needs no torchrun. A run that was killed goes on where it stopped
 when started again with the same settings; with --export its newest weights become a Hugging Face folder instead.
+Questions are worlds, and with data=FILE:SHARE,... so large shares of them rows of published data sets (`tasks.py`).
 
-In `out`: config.json, metrics.jsonl, traces/ (every rollout), checkpoints/ and best/, a folder any engine here serves.
-Not done here: judge models, data sets, two policies trained at once, tree packing.
+In `out`: config.json, metrics.jsonl, rollouts.jsonl, report.html, traces/ (every rollout), checkpoints/, best/, a folder
+any engine here serves, and collapsed/, a snapshot of a run that was stopped because its policy collapsed.
+Exit codes: 1 what went wrong on the way, 2 what was asked. Not done here: judge models, two policies trained at once.
 """
 
-import faulthandler
-import json
+import argparse
 import os
-import resource
 import sys
-import time
-import tomllib
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from wideseek_train.batch import make_batch
+from wideseek_train.capacity import check_memory, check_ranks, rank_memory_gb
 from wideseek_train.checkpoint import (
+    check_checkpoint,
+    check_folder,
+    claim_folder,
     export,
-    first_difference,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from wideseek_train.collect import CollectConfig, Collector, Counters
-from wideseek_train.config import load_settings
-from wideseek_train.graded import Baseline, Frozen, Share, Turns, assign_advantages
+from wideseek_train.collapse import CollapseConfig, find_collapse
+from wideseek_train.collect import CollectConfig, Collector
+from wideseek_train.config import load_settings, read_preset
+from wideseek_train.graded import Baseline, Frozen, GradedGroup, Share, Turns, assign_advantages
 from wideseek_train.loss import LossConfig
 from wideseek_train.measure import (
+    ITEM_F1,
+    SCORED,
+    Stopwatch,
     failed_share,
-    max_over_ranks,
     measure_evaluation,
     measure_rollouts,
     measure_step,
+    peak_memory_gb,
 )
-from wideseek_train.metrics import STEP, MetricsLog
-from wideseek_train.traces import drop_traces_after
+from wideseek_train.metrics import STEP, MetricsLog, read_metrics
+from wideseek_train.ranks import Ranks, join, max_over_ranks, meet
+from wideseek_train.report import write_report
+from wideseek_train.rollout_table import Row, sample_rollouts
+from wideseek_train.sample import Sample
+from wideseek_train.tasks import TaskSource, TrainTask, from_world, read_mixture
+from wideseek_train.traces import drop_traces_after, weights_sha256
 from wideseek_train.trainer import Trainer, TrainerConfig
-from wideseek_train.weight_sync import weight_sync
+from wideseek_train.weight_sync import SyncReport, weight_sync
 
 from wideseek.agents.limits import Limits
 from wideseek.backends import LocalModel, OneLineParser, find_model_folder, name_of
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
 from wideseek.grading.credit import CreditConfig
+from wideseek.model.config import load_config
+from wideseek.model.qwen3 import Qwen3
 from wideseek.model.renderer import Renderer
 from wideseek.model.weights import load_model
 from wideseek.worlds.tasks import make_tasks
 
 PRESETS = Path(__file__).parent / "presets"
-STDERR = 2
 MOST_FAILED = 0.5
 """A step of which a larger share of rollouts failed for no fault of the policy ends the run: something is down."""
+GRACE_SECONDS = 60.0
+"""A collective waits so much longer than `step_seconds`: the rank that lags tells where it stands first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +86,23 @@ class RlConfig:
     save_steps: int = 10
     eval_steps: int = 10  # 0: never
     eval_tasks: int = 24  # held-out worlds, always the same
+    data: str = ""  # FILE:SHARE,... of questions from data sets; the others are worlds
+    corpus: str = (
+        ""  # what these are looked up in, a .sqlite or .sqlite.xz file; empty: the bundled corpus
+    )
     baseline: Baseline = "normalized"
     share: Share = "outcome"
     turns: Turns = "all"  # "reference": those its rules train, with the rewards they pay
     frozen: Frozen = "none"  # a role that frozen_model plays and nobody trains
     frozen_model: str = ""
     wandb: bool = False
+    rollout_seconds: float = 1800.0  # a rollout that takes longer ends with what it has
     step_seconds: float = 14400.0  # a rank whose step takes longer tells where it stands and ends
     collect: CollectConfig = field(default_factory=CollectConfig)
     limits: Limits = field(default_factory=Limits)
     credit: CreditConfig = field(default_factory=CreditConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
@@ -94,8 +112,11 @@ class RlConfig:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.frozen_model and self.frozen == "none":
             raise ValueError(f"frozen_model {self.frozen_model!r} needs a frozen role, lead or sub")
-        if not self.step_seconds > 0:
-            raise ValueError(f"step_seconds must be above 0, not {self.step_seconds}")
+        if self.corpus and not self.data:
+            raise ValueError(f"corpus {self.corpus!r} needs data to be looked up in it")
+        for name in ("rollout_seconds", "step_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.trainer.token_budget < self.limits.seq_length:
             raise ValueError(
                 f"trainer.token_budget {self.trainer.token_budget} must hold "
@@ -103,187 +124,235 @@ class RlConfig:
             )
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """A preset by name, or a TOML file by path."""
-    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
-        raise ValueError(f"unknown preset {name!r}; known: {known}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from None
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is to be, read and checked before anything is written. settings: what must stay to go on with it."""
+
+    config: RlConfig
+    settings: dict[str, Any]
+    out: Path
+    start: Path
+    renderer: Renderer
+    tasks: TaskSource
+    checkpoint: Path | None
 
 
-def join_ranks() -> Counters:
-    """Make the process group of all ranks that torchrun started, or of this process alone; returns their store."""
-    store, rank, ranks = HashStore(), 0, 1
-    if "RANK" in os.environ:
-        store, rank, ranks = next(rendezvous("env://"))
-    backends = "cpu:gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backends += ",cuda:nccl"
-    elif ranks > 1:
-        torch.set_num_threads(1)  # ranks share a machine better than threads
-    dist.init_process_group(
-        backends, store=PrefixStore("group", store), rank=rank, world_size=ranks
-    )
-    questions: Counters = PrefixStore("questions", store)
-    return questions
+@dataclass(kw_only=True)
+class Run:
+    """A run that is under way on this rank; `log` is None on all but the first.
 
+    other: the model of a frozen role. history: the lines of metrics.jsonl so far. cursor: how far data sets were read.
+    saved_weights: hash of the weights at the last checkpoint or start.
+    """
 
-def claim_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Keep the settings of a run in its folder. ValueError if it was begun with others."""
-    path = out / "config.json"
-    if path.exists():
-        begun = json.loads(path.read_text())
-        if begun != settings:
-            raise ValueError(
-                f"{out} was begun with {first_difference(begun, settings)}: choose another out"
+    plan: Plan
+    ranks: Ranks
+    trainer: Trainer
+    engine: Engine
+    other: LocalModel | None
+    collector: Collector
+    held_out: list[TrainTask]
+    log: MetricsLog | None
+    history: list[dict[str, float]]
+    cursor: Mapping[str, int]
+    best_f1: float
+    saved_weights: str
+
+    def collect(self) -> list[GradedGroup]:
+        """This rank's groups of the next step; the engines sleep when all ranks have theirs."""
+        step = self.trainer.steps_done
+        groups = self.collector.collect(step, self.cursor, self.saved_weights)
+        self.engine.sleep(drop_weights=True)
+        if self.other is not None:
+            self.other.engine.sleep()
+        return groups
+
+    def check(
+        self, groups: list[GradedGroup], samples: dict[int, list[Sample]]
+    ) -> dict[str, float]:
+        """What the rollouts were like; the run ends, before a step is taken, where too many failed."""
+        values = measure_rollouts(groups, samples)
+        if (failed := failed_share(values)) > MOST_FAILED:
+            self.ranks.stop(
+                f"step {self.trainer.steps_done}: {failed:.0%} of rollouts got no reward; see traces"
             )
-    dist.barrier()
-    if dist.get_rank() == 0 and not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(settings, indent=2) + "\n")
-        partial.replace(path)
+        drawn = int(values["critic/groups/drawn"])
+        self.cursor = self.collector.tasks.advance(self.trainer.steps_done, drawn, self.cursor)
+        return values
 
+    def sync(self) -> SyncReport:
+        """New weights to this rank's engine, and all engines awake."""
+        synced = weight_sync(self.trainer, self.engine)
+        if self.other is not None:
+            self.other.engine.wake()
+        return synced
 
-def build_trainer(config: RlConfig, folder: Path) -> Trainer:
-    """The weights of a folder, sharded over the ranks."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    needs_reference = config.loss.kl_coefficient > 0
-    return Trainer(
-        load_model(folder, torch.float32, device),
-        config.trainer,
-        config.loss,
-        steps=config.steps,
-        reference=load_model(folder, torch.float32, device) if needs_reference else None,
-    )
-
-
-def open_frozen(config: RlConfig) -> LocalModel | None:
-    """The model that plays the frozen role, on an engine of its own."""
-    if config.frozen == "none":
-        return None
-    name = config.frozen_model or None
-    return LocalModel.load(find_model_folder(name), config.engine, name_of(name))
-
-
-def peak_memory_gb() -> float:
-    """Most memory this rank has held, in GiB: of its GPU where it has one, else of its process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-class Stopwatch:
-    """Seconds of the phases of a step, by their registered names."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, phase: str) -> None:
-        """The phase that now ends took all the time since the one before."""
-        now = time.monotonic()
-        self.seconds[f"timing_s/{phase}"] = now - self._last
-        self.seconds["timing_s/step"] = now - self._began
-        self._last = now
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """One line on stderr, from one rank, and an exit code: 2 for what was asked, 1 for what went wrong later."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"train: {message}", file=sys.stderr, flush=True)
-    sys.exit(code)
-
-
-def main() -> None:
-    parser = OneLineParser(prog="train", description=__doc__.splitlines()[0])
-    parser.add_argument("preset", metavar="PRESET")
-    parser.add_argument("words", metavar="key=value", nargs="*")
-    parser.add_argument("--export", metavar="FOLDER", type=Path)
-    options = parser.parse_intermixed_args()
-    try:
-        config = load_settings(RlConfig, options.words, read_preset(options.preset))
-        folder = find_model_folder(config.model or None)
-        renderer = Renderer.load(folder)
-        store = join_ranks()
-        rank, ranks = dist.get_rank(), dist.get_world_size()
-        out = Path(config.out or f"runs/{Path(options.preset).stem}")
-        settings = {k: v for k, v in asdict(config).items() if k not in ("out", "wandb")}
-        claim_folder(out, settings)
-        trainer, best_f1 = build_trainer(config, folder), -1.0
-        checkpoint = latest_checkpoint(out / "checkpoints")
-        if checkpoint is not None:
-            best_f1 = load_checkpoint(trainer, checkpoint, settings).best_f1
-        if options.export is not None:
-            if checkpoint is None or options.export.exists():
-                reason = "no checkpoint yet" if checkpoint is None else f"{options.export} exists"
-                raise ValueError(f"nothing to export from {out}: {reason}")
-            export(trainer, folder, options.export)
-            return
-        engine = Engine.load(folder, config.engine)
-        policy = LocalModel(name_of(config.model or None), renderer, engine)
-        other = open_frozen(config)
-        log = None
-        if rank == 0:
-            log = MetricsLog(out, trainer.steps_done, settings, wandb=config.wandb)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-
-    collector = Collector(
-        config=config.collect,
-        limits=config.limits,
-        credit=config.credit,
-        turns=config.turns,
-        lead=other if other and config.frozen == "lead" else policy,
-        sub=other if other and config.frozen == "sub" else policy,
-        store=store,
-        traces=out / "traces",
-        seed=config.seed,
-        rank=rank,
-        num_ranks=ranks,
-    )
-    rows = (config.collect.min_rows, config.collect.max_rows)
-    held_out = make_tasks("test", config.eval_tasks, 0, rows)
-    if rank == 0:
-        drop_traces_after(collector.traces, trainer.steps_done)
-    dist.barrier()
-    weight_sync(trainer, engine)
-
-    def evaluate() -> dict[str, float]:
-        """Scores on the held-out worlds; the best weights so far are kept as a folder."""
-        nonlocal best_f1
-        scores = measure_evaluation(collector.evaluate(held_out))
-        if (item_f1 := scores["val-core/worlds/item_f1/mean@1"]) > best_f1:
-            best_f1 = item_f1
-            export(trainer, folder, out / "best")
+    def evaluate(self) -> dict[str, float]:
+        """Scores on the held-out worlds. The best weights are kept, as a folder, among those scored on all of them."""
+        scores = measure_evaluation(self.collector.evaluate(self.held_out))
+        if scores[SCORED] == len(self.held_out) and scores[ITEM_F1] > self.best_f1:
+            self.best_f1 = scores[ITEM_F1]
+            export(self.trainer, self.plan.start, self.plan.out / "best")
         return scores
 
-    def record(values: dict[str, float]) -> None:
-        values = {STEP: trainer.steps_done} | values
-        values["perf/max_memory_gb"] = max_over_ranks(peak_memory_gb())
-        if log is not None:
-            log.write(values)
-            shown = ("critic/rewards/mean", "actor/grad_norm", "val-core/worlds/item_f1/mean@1")
-            told = ", ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
-            print(f"step {trainer.steps_done}: {told}", file=sys.stderr, flush=True)
+    def record(self, values: Mapping[str, float], rollouts: Sequence[Row] = ()) -> None:
+        """A line of metrics.jsonl, and one for who watches."""
+        line = {STEP: self.trainer.steps_done, **values}
+        line["perf/max_memory_gb"] = max_over_ranks(peak_memory_gb())
+        self.history.append(line)
+        if self.log is not None:
+            self.log.write(line, rollouts)
+            shown = ("critic/rewards/mean", "actor/grad_norm", ITEM_F1)
+            told = ", ".join(f"{name} {line[name]:.4g}" for name in shown if name in line)
+            print(f"step {self.trainer.steps_done}: {told}", file=sys.stderr, flush=True)
 
-    if config.eval_steps and trainer.steps_done == 0:
-        watch = Stopwatch()
-        scores = evaluate()
+    def save(self, folder: str) -> Path:
+        """A checkpoint; traces name the weights of the last one."""
+        self.saved_weights = weights_sha256(self.engine.model)
+        target = self.plan.out / folder
+        return save_checkpoint(self.trainer, target, self.plan.settings, self.best_f1, self.cursor)
+
+    def watch_for_collapse(self) -> None:
+        """Keep a snapshot and end the run once a monitor has tripped."""
+        if collapse := find_collapse(self.plan.config.collapse, self.history):
+            snapshot = self.save("collapsed")
+            self.report()
+            self.ranks.stop(f"step {self.trainer.steps_done}: collapse, {collapse}; see {snapshot}")
+
+    def report(self) -> None:
+        if self.log is not None:
+            write_report(self.plan.out)
+
+    def close(self) -> None:
+        self.engine.close()
+        if self.other is not None:
+            self.other.engine.close()
+        if self.log is not None:
+            self.log.close()
+        torch.distributed.destroy_process_group()
+
+
+def read_plan(options: argparse.Namespace, ranks: Ranks) -> Plan:
+    """From the command line to a Plan; ValueError for all that is wrong with what was asked."""
+    config = load_settings(RlConfig, options.words, read_preset(PRESETS, options.preset))
+    check_ranks(config.trainer, ranks.count, int(os.environ.get("LOCAL_RANK", "0")))
+    start = find_model_folder(config.model or None)
+    shape = load_config(start)
+    memory = rank_memory_gb(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    check_memory(shape, config.trainer, config.engine, ranks.count, memory)
+    data = read_mixture(config.data, Path(config.corpus) if config.corpus else None)
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "wandb")}
+    settings["data_sha256"] = {one.name: one.sha256 for one in data}
+    out = Path(config.out or f"runs/{Path(options.preset).stem}")
+    check_folder(out, settings)
+    if (checkpoint := latest_checkpoint(out / "checkpoints")) is not None:
+        check_checkpoint(checkpoint, settings, shape)
+    if options.export is not None and (checkpoint is None or options.export.exists()):
+        reason = "no checkpoint yet" if checkpoint is None else f"{options.export} exists"
+        raise ValueError(f"nothing to export from {out}: {reason}")
+    worlds = (config.collect.min_rows, config.collect.max_rows)
+    return Plan(
+        config=config,
+        settings=settings,
+        out=out,
+        start=start,
+        renderer=Renderer.load(start),
+        tasks=TaskSource(seed=config.seed, rows=worlds, data=data),
+        checkpoint=checkpoint,
+    )
+
+
+def load_weights(config: RlConfig, folder: Path) -> tuple[Qwen3, Qwen3 | None]:
+    """The weights of a folder in fp32, and once more where the KL term needs a reference."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    needs_reference = config.loss.kl_coefficient > 0
+    model = load_model(folder, torch.float32, device)
+    return model, load_model(folder, torch.float32, device) if needs_reference else None
+
+
+def open_trainer(plan: Plan, ranks: Ranks) -> tuple[Trainer, float, dict[str, int]]:
+    """The trainer where the run stands, with its best score and the cursor of its data sets; joins the ranks."""
+    config = plan.config
+    join(ranks, config.step_seconds + GRACE_SECONDS)
+    model, reference = ranks.together("weights", lambda: load_weights(config, plan.start))
+    trainer = Trainer(model, config.trainer, config.loss, steps=config.steps, reference=reference)
+    if plan.checkpoint is None:
+        return trainer, -1.0, {}
+    state = load_checkpoint(trainer, plan.checkpoint, plan.settings)
+    return trainer, state.best_f1, state.cursor
+
+
+def open_models(plan: Plan) -> tuple[LocalModel, LocalModel | None]:
+    """This rank's engine of the policy, and one of the model that plays the frozen role."""
+    config = plan.config
+    engine = Engine.load(plan.start, config.engine)
+    policy = LocalModel(name_of(config.model or None), plan.renderer, engine)
+    if config.frozen == "none":
+        return policy, None
+    name = config.frozen_model or None
+    return policy, LocalModel.load(find_model_folder(name), config.engine, name_of(name))
+
+
+def open_run(plan: Plan, ranks: Ranks) -> Run:
+    """Everything a run works with, where it stopped; a rank that cannot open its part ends all of them."""
+    config, out = plan.config, plan.out
+    trainer, best_f1, cursor = open_trainer(plan, ranks)
+    policy, other = ranks.together("engine", lambda: open_models(plan))
+    weight_sync(trainer, policy.engine)
+    weights = weights_sha256(policy.engine.model)
+
+    def open_folder() -> MetricsLog | None:
+        if ranks.rank > 0:
+            return None
+        claim_folder(out, plan.settings)
+        drop_traces_after(out / "traces", trainer.steps_done, weights)
+        return MetricsLog(out, trainer.steps_done, plan.settings, wandb=config.wandb)
+
+    log = ranks.together("folder", open_folder)
+    history = read_metrics(out / "metrics.jsonl")
+    if trainer.steps_done == 0 and history and history[0].get(SCORED) == config.eval_tasks:
+        best_f1 = history[0][ITEM_F1]
+    return Run(
+        plan=plan,
+        ranks=ranks,
+        trainer=trainer,
+        engine=policy.engine,
+        other=other,
+        collector=Collector(
+            config=config.collect,
+            tasks=plan.tasks,
+            limits=config.limits,
+            credit=config.credit,
+            turns=config.turns,
+            lead=other if other and config.frozen == "lead" else policy,
+            sub=other if other and config.frozen == "sub" else policy,
+            store=PrefixStore("questions", ranks.store),
+            traces=out / "traces",
+            rollout_seconds=config.rollout_seconds,
+            rank=ranks.rank,
+            num_ranks=ranks.count,
+        ),
+        held_out=[from_world(w) for w in make_tasks("test", config.eval_tasks, 0, plan.tasks.rows)],
+        log=log,
+        history=history,
+        cursor=cursor,
+        best_f1=best_f1,
+        saved_weights=weights,
+    )
+
+
+def train(run: Run) -> None:
+    """All steps that are left: collect, assign advantages, pack, step, sync."""
+    config, trainer = run.plan.config, run.trainer
+    if config.eval_steps and trainer.steps_done == 0 and not run.history:
+        watch = Stopwatch(config.step_seconds)
+        scores = run.evaluate()
         watch.lap("testing")
-        record(scores | watch.seconds)
+        watch.stop()
+        run.record(scores | watch.seconds)
     while trainer.steps_done < config.steps:
-        step, watch = trainer.steps_done, Stopwatch()
-        faulthandler.dump_traceback_later(config.step_seconds, exit=True, file=STDERR)
-        groups = collector.collect(step)
-        engine.sleep(drop_weights=True)
-        if other is not None:
-            other.engine.sleep()
+        watch = Stopwatch(config.step_seconds)
+        groups = run.collect()
         watch.lap("gen")
         samples = assign_advantages(
             groups,
@@ -294,6 +363,7 @@ def main() -> None:
             turns=config.turns,
             frozen=config.frozen,
         )
+        values = run.check(groups, samples)
         batch = make_batch(
             samples,
             token_budget=config.trainer.token_budget,
@@ -301,29 +371,38 @@ def main() -> None:
         )
         report = trainer.step(batch)
         watch.lap("update_actor")
-        synced = weight_sync(trainer, engine)
-        if other is not None:
-            other.engine.wake()
+        synced = run.sync()
         watch.lap("update_weights")
-        values = measure_rollouts(groups, samples) | measure_step(report, synced, batch.num_samples)
-        if failed_share(values) > MOST_FAILED:
-            fail(
-                f"step {step}: {failed_share(values):.0%} of rollouts got no reward; see traces", 1
-            )
+        values |= measure_step(report, synced, batch.num_samples)
         if config.eval_steps and trainer.steps_done % config.eval_steps == 0:
-            values |= evaluate()
+            values |= run.evaluate()
             watch.lap("testing")
         values["perf/throughput"] = report.tokens / watch.seconds["timing_s/step"]
-        record(values | watch.seconds)
+        run.record(values | watch.seconds, sample_rollouts(groups))
+        run.watch_for_collapse()
         if trainer.steps_done % config.save_steps == 0 or trainer.steps_done == config.steps:
-            save_checkpoint(trainer, out / "checkpoints", settings, best_f1)
-    faulthandler.cancel_dump_traceback_later()
-    engine.close()
-    if other is not None:
-        other.engine.close()
-    if log is not None:
-        log.close()
-    dist.destroy_process_group()
+            run.save("checkpoints")
+        watch.stop()
+    run.report()
+
+
+def main() -> None:
+    parser = OneLineParser(prog="train", description=__doc__.splitlines()[0])
+    parser.add_argument("preset", metavar="PRESET")
+    parser.add_argument("words", metavar="key=value", nargs="*")
+    parser.add_argument("--export", metavar="FOLDER", type=Path)
+    options = parser.parse_intermixed_args()
+    ranks = meet()
+    plan = ranks.together("settings", lambda: read_plan(options, ranks))
+    try:
+        if options.export is not None:
+            export(open_trainer(plan, ranks)[0], plan.start, options.export)
+            return
+        run = open_run(plan, ranks)
+        train(run)
+        run.close()
+    except (ValueError, OSError) as error:
+        ranks.fail(str(error), 1)
 
 
 if __name__ == "__main__":

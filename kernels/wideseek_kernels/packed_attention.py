@@ -1,15 +1,63 @@
 """Attention over sequences packed side by side without padding: the trainer's forward."""
 
+from itertools import pairwise
+
+import torch
 from torch import Tensor
 
-from wideseek_kernels import reference
+from wideseek_kernels import reference_packed
+from wideseek_kernels.border import FLOATS, check
+from wideseek_kernels.tree_attention import plan_blocks, tree_attention
+
+INTS = (torch.int32, torch.int64)
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, shared: Tensor | None = None
+) -> Tensor:
     """Causal softmax(q kᵀ / sqrt(D)) v inside each sequence, none across.
 
     q [T, H, D], k and v [T, KV, D], query head h reading key head h // (H / KV) -> [T, H, D].
-    Sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1]; cu_seqlens [S + 1], int32 or int64, from
-    0 to T. Differentiable in q, k, v.
+    Rows cu_seqlens[i] to cu_seqlens[i + 1] are those of sequence i; cu_seqlens [S + 1], int32 or
+    int64, from 0 to T. Differentiable in q, k, v.
+
+    shared [S]: the tree mask. Sequence i begins with the first shared[i] tokens of sequence i - 1,
+    which lie where they lay and are computed once, and its own rows follow them; zeros, or None:
+    nothing is shared. In an order in which the longest common prefixes are between neighbours, such
+    as the lexicographic one, every distinct prefix is laid out once. Rows then read what they would
+    in whole sequences; sums are taken in another order. Both layouts are read on the host: leave
+    them on the CPU, where that costs nothing. Raises ValueError.
     """
-    return reference.packed_attention(q, k, v, cu_seqlens)
+    check("q", q, (None, None, None), q.device, *FLOATS)
+    check("k", k, (q.shape[0], None, q.shape[2]), q.device, *FLOATS)
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} heads, expected a multiple of {k.shape[1]}")
+    check("v", v, tuple(k.shape), q.device, *FLOATS)
+    bounds = _read_bounds(cu_seqlens, q.shape[0])
+    kept = [0] if shared is None else _read_shared(shared, bounds)
+    if not any(kept):
+        return reference_packed.packed_attention(q, k, v, bounds)
+    check("k", k, tuple(k.shape), q.device, q.dtype)
+    check("v", v, tuple(v.shape), q.device, q.dtype)
+    if q.device.type == "cpu":
+        return tree_attention(q, k, v, plan_blocks(bounds, kept))
+    return reference_packed.tree_attention(q, k, v, bounds, kept)
+
+
+def _read_bounds(cu_seqlens: Tensor, rows: int) -> list[int]:
+    check("cu_seqlens", cu_seqlens, (None,), cu_seqlens.device, *INTS)
+    bounds: list[int] = cu_seqlens.tolist()
+    if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != rows or sorted(bounds) != bounds:
+        raise ValueError(f"cu_seqlens must ascend from 0 to {rows}, not {bounds}")
+    return bounds
+
+
+def _read_shared(shared: Tensor, bounds: list[int]) -> list[int]:
+    check("shared", shared, (len(bounds) - 1,), shared.device, *INTS)
+    kept: list[int] = shared.tolist()
+    own = [end - start for start, end in pairwise(bounds)]
+    before = [0, *(depth + rows for depth, rows in zip(kept, own, strict=True))]
+    for i, (depth, most) in enumerate(zip(kept, before, strict=False)):
+        if not 0 <= depth <= most:
+            raise ValueError(f"shared[{i}] must be 0 to {most}, the length before, not {depth}")
+    return kept

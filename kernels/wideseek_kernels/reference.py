@@ -1,10 +1,8 @@
 """Plain-PyTorch twins of the model's ops: the oracle of every kernel, and what a CPU tensor runs.
 
 T tokens of all sequences side by side, H query heads, KV key/value heads (H a multiple of KV),
-D head size. All are differentiable and, `packed_attention` apart, treat every row by itself.
+D head size. All are differentiable and treat every row by itself.
 """
-
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +47,19 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     v_cache[pages, :, places] = v
 
 
+def kv_copy(k_cache: Tensor, v_cache: Tensor, sources: Tensor, targets: Tensor) -> None:
+    """Copy whole pages; see `wideseek_kernels.kv_copy`."""
+    k_cache[targets] = k_cache[sources]
+    v_cache[targets] = v_cache[sources]
+
+
+def kv_gather(k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Read keys and values from their slots; see `wideseek_kernels.kv_gather`."""
+    page_size = k_cache.shape[2]
+    pages, places = slots // page_size, slots % page_size
+    return k_cache[pages, :, places], v_cache[pages, :, places]
+
+
 def norm_rotary_kv_write(
     q: Tensor,
     k: Tensor,
@@ -84,25 +95,3 @@ def _token_logprob(hidden: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor,
     logits = F.linear(hidden, weight)
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     return log_probs.gather(-1, ids[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)
-
-
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Causal attention inside each sequence; see `wideseek_kernels.packed_attention`."""
-    bounds = cu_seqlens.tolist()
-    assert bounds[0] == 0 and bounds[-1] == q.shape[0], (bounds, q.shape)
-    lengths = [end - start for start, end in pairwise(bounds)]
-    # Split, not sliced: the backward of each slice would fill a whole [T, H, D] with zeros.
-    parts = (torch.split(x.transpose(0, 1)[None], lengths, dim=2) for x in (q, k, v))
-    out = [_causal_attention(*part) for part in zip(*parts, strict=True)]
-    return torch.cat([part[0].transpose(0, 1) for part in out])
-
-
-def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """One sequence: q [1, H, T, D], k and v [1, KV, T, D] -> [1, H, T, D]."""
-    gqa, length = q.shape[1] != k.shape[1], q.shape[2]
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or gqa or length > 1024:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
-    # In bf16 a CPU's fused attention is two to three times slower than three plain products.
-    mask = torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1)
-    scores = torch.baddbmm(mask, q[0], k[0].transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-    return (torch.softmax(scores, -1) @ v[0])[None]

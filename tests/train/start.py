@@ -31,6 +31,7 @@ WORDS = (
     "credit.length_limit=4",
     "credit.max_length_limit=48",
     "credit.length_penalty=1.0",
+    "collapse.max_broken=1.0",
     "trainer.token_budget=600",
     "trainer.learning_rate=1e-3",
     "engine.max_num_seqs=8",

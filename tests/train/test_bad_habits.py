@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from wideseek_train.bad_habits import Habits, act_hastily, draw_hasty_examples
 from wideseek_train.graded import Reward, grade
+from wideseek_train.tasks import from_world
 
 from tests.train.start import write_start
 from wideseek.grading.credit import CreditConfig
@@ -30,7 +31,7 @@ def rollouts(start: Path, few: float, guess: float) -> Iterator[tuple[Task, Roll
     for task in make_tasks("train", 24, 5, (4, 6), "table"):
         if len(task.columns) > 1:
             rollout = act_hastily(task, renderer, Habits(few=few, guess=guess), 10)
-            reward = grade(task, rollout, CreditConfig())
+            reward = grade(from_world(task), rollout, CreditConfig())
             assert isinstance(reward, Reward)
             yield task, rollout, reward.item_f1
 

@@ -2,15 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from wideseek_train.batch import make_batch
-from wideseek_train.collect import CollectConfig, Collector, QuestionQueue, draw_question
+from wideseek_train.collect import QuestionQueue, draw_width
 from wideseek_train.graded import (
     Graded,
     GradedGroup,
@@ -24,26 +24,13 @@ from wideseek_train.loss import LossConfig
 from wideseek_train.traces import drop_traces_after
 from wideseek_train.trainer import Trainer, TrainerConfig
 
+from tests.train.moody import CONFIG, SEED, SOURCE, SilentModel, collector, moody, tasks_of
 from tests.train.start import lone_rank, tokenizer_size, write_start
-from wideseek.agents.limits import Limits
-from wideseek.generation import (
-    Message,
-    ModelFailure,
-    ModelFailureKind,
-    Reply,
-    Sampling,
-    ToolSchema,
-)
 from wideseek.grading.credit import CreditConfig
 from wideseek.model.config import ModelConfig
 from wideseek.model.qwen3 import Qwen3
 from wideseek.model.renderer import Renderer
 from wideseek.trajectory import End
-from wideseek.worlds.expert import ExpertDialogue, LeadExpert
-from wideseek.worlds.tasks import Task
-
-CONFIG = CollectConfig(questions=2, group_size=3, most_questions=5, min_rows=2, max_rows=3)
-SEED = 1
 
 
 @pytest.fixture(scope="module")
@@ -51,78 +38,8 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     return Renderer.load(write_start(tmp_path_factory.mktemp("start")))
 
 
-@dataclass
-class MoodyDialogue(ExpertDialogue):
-    """An expert that, as a lead, knows nothing when its seed is odd; or whose model is down; or which takes its time."""
-
-    model: "MoodyModel | None" = None
-
-    async def reply(
-        self, sampling: Sampling, cancel: asyncio.Event | None = None
-    ) -> Reply | ModelFailure:
-        assert self.model is not None
-        self.model.replies += 1
-        await asyncio.sleep(self.model.seconds)
-        self.mood = sampling.seed % 2 if self.model.moody else 0
-        if self.model.fails and isinstance(self.expert, LeadExpert) and self.mood:
-            return ModelFailure(kind=ModelFailureKind.UNAVAILABLE, detail="down")
-        return await super().reply(sampling, cancel)
-
-    def speak(self) -> str:
-        odd = isinstance(self.expert, LeadExpert) and self.mood
-        return "I do not know." if odd else super().speak()
-
-
-@dataclass
-class MoodyModel:
-    """Plays the expert of whichever question it is asked."""
-
-    renderer: Renderer
-    tasks: dict[str, Task]
-    seconds: float = 0.0
-    moody: bool = True
-    fails: bool = False
-    replies: int = 0
-    name: str = "moody"
-    max_model_len: int = field(default=32768)
-
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> MoodyDialogue:
-        task = next(t for question, t in self.tasks.items() if question in messages[-1].content)
-        return MoodyDialogue(task, self.renderer, messages, tools, model=self)
-
-    async def close(self) -> None:
-        pass
-
-
-class SilentModel(MoodyModel):
-    """Must not be asked anything."""
-
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> MoodyDialogue:
-        raise AssertionError("a replay asked the model")
-
-
-def tasks_of(step: int) -> dict[str, Task]:
-    drawn = (draw_question(CONFIG, 10, SEED, step, q)[0] for q in range(CONFIG.most_questions))
-    return {task.question: task for task in drawn}
-
-
-def collector(folder: Path, model: MoodyModel, **changes: object) -> Collector:
-    values: dict[str, object] = {
-        "config": CONFIG,
-        "limits": Limits(),
-        "credit": CreditConfig(),
-        "turns": "all",
-        "lead": model,
-        "sub": model,
-        "store": dist.HashStore(),
-        "traces": folder,
-        "seed": SEED,
-    }
-    return Collector(**(values | changes))  # type: ignore[arg-type]
-
-
-def moody(renderer: Renderer, step: int = 0, **changes: object) -> MoodyModel:
-    return MoodyModel(renderer, tasks_of(step), **changes)  # type: ignore[arg-type]
+def attempts_of(groups: list[GradedGroup]) -> list[tuple[int, tuple[Graded, ...]]]:
+    return [(group.question, group.attempts) for group in groups]
 
 
 def without_times(groups: list[GradedGroup]) -> list[tuple[int, tuple[Graded, ...]]]:
@@ -134,7 +51,7 @@ def without_times(groups: list[GradedGroup]) -> list[tuple[int, tuple[Graded, ..
 def test_a_step_holds_rollouts_of_teams_with_their_rewards(
     tmp_path: Path, renderer: Renderer
 ) -> None:
-    groups = collector(tmp_path, moody(renderer)).collect(0)
+    groups = collector(tmp_path, moody(renderer)).collect(0, {})
     attempts = [attempt for group in groups for attempt in group.attempts]
     assert sum(group.has_signal for group in groups) == CONFIG.questions
     assert {(a.question, a.attempt) for a in attempts} == {
@@ -144,16 +61,16 @@ def test_a_step_holds_rollouts_of_teams_with_their_rewards(
     wrong = [a for a in attempts if isinstance(a.reward, Reward) and a.reward.item_f1 == 0.0]
     assert right and wrong and len(right) + len(wrong) == len(attempts)
     assert all(t.role in ("lead", "sub") for a in right for t in a.rollout.trajectories)
-    assert all(len(a.rollout.trajectories) >= 2 and a.tools.get("search.ok") for a in right)
+    assert all(len(a.rollout.trajectories) >= 2 and a.tools.get("sub.search.ok") for a in right)
     assert len({a.rollout.seed for a in attempts}) == len(attempts)
     assert all(a.ended >= a.started > 1e9 for a in attempts)
 
 
 def test_what_a_step_holds_depends_on_seed_and_step_alone(renderer: Renderer) -> None:
-    first, again, later = (draw_question(CONFIG, 10, SEED, s, 1) for s in (0, 0, 1))
-    assert first[0] == again[0] and first[0].id != later[0].id
-    assert first[0].id.startswith("train-")
-    widths = {draw_question(replace(CONFIG, min_width=2), 4, SEED, s, 0)[1] for s in range(40)}
+    first, again, later = (SOURCE.draw(s, 1, {}) for s in (0, 0, 1))
+    assert (first.id, first.gold) == (again.id, again.gold) and first.id != later.id
+    assert first.id.startswith("train-")
+    widths = {draw_width(replace(CONFIG, min_width=2), 4, SEED, s, 0) for s in range(40)}
     assert widths == {2, 3, 4}
 
 
@@ -189,21 +106,21 @@ def train_on(groups: list[GradedGroup]) -> Qwen3:
 
 def test_replay_from_traces_is_bitwise(tmp_path: Path, renderer: Renderer, one_rank: None) -> None:
     """A step computed again from its traces: no tool, no model is asked, and the weights are the same to the bit."""
-    groups = collector(tmp_path, moody(renderer)).collect(0)
-    replayed = collector(tmp_path, SilentModel(renderer, tasks_of(0))).collect(0)
-    assert replayed == groups
+    groups = collector(tmp_path, moody(renderer)).collect(0, {})
+    replayed = collector(tmp_path, SilentModel(renderer, tasks_of(0))).collect(0, {})
+    assert attempts_of(replayed) == attempts_of(groups)
     ours, theirs = train_on(groups), train_on(replayed)
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, theirs.state_dict()[name]), name
 
 
 def test_a_torn_trace_costs_only_the_torn_rollout(tmp_path: Path, renderer: Renderer) -> None:
-    groups = collector(tmp_path, moody(renderer)).collect(0)
+    groups = collector(tmp_path, moody(renderer)).collect(0, {})
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-700])
     whole = path.read_bytes().count(b"\n")
     model = moody(renderer)
-    again = collector(tmp_path, model, rank=1).collect(0)
+    again = collector(tmp_path, model, rank=1).collect(0, {})
     assert without_times(again) == without_times(groups)
     assert len(list(tmp_path.iterdir())) == 2
     assert 0 < model.replies < 20
@@ -214,7 +131,7 @@ def test_a_torn_trace_costs_only_the_torn_rollout(tmp_path: Path, renderer: Rend
 def test_questions_without_a_signal_are_drawn_again_up_to_a_bound(
     tmp_path: Path, renderer: Renderer
 ) -> None:
-    groups = collector(tmp_path, moody(renderer, moody=False)).collect(0)
+    groups = collector(tmp_path, moody(renderer, moody=False)).collect(0, {})
     assert [g.question for g in groups] == list(range(CONFIG.most_questions))
     assert not any(g.has_signal for g in groups)
     assert not assign_advantages(
@@ -250,7 +167,7 @@ def collect_on_two_ranks(
 
     def work(rank: int) -> None:
         own = collector(folder, models[rank], store=store, rank=rank, num_ranks=2)
-        found[rank] = own.collect(0)
+        found[rank] = own.collect(0, {})
 
     threads = [threading.Thread(target=work, args=(rank,), daemon=True) for rank in range(2)]
     for thread in threads:
@@ -263,7 +180,7 @@ def collect_on_two_ranks(
 
 def test_uneven_ranks_do_not_hang(tmp_path: Path, renderer: Renderer) -> None:
     """One rank's turns take far longer: the other takes the questions, and the step holds the same ones."""
-    lone = collector(tmp_path / "one", moody(renderer)).collect(0)
+    lone = collector(tmp_path / "one", moody(renderer)).collect(0, {})
     slow, fast = collect_on_two_ranks(tmp_path / "two", renderer, (0.5, 0.0))
     together = sorted(slow + fast, key=lambda group: group.question)
     assert without_times(together) == without_times(lone)
@@ -271,7 +188,7 @@ def test_uneven_ranks_do_not_hang(tmp_path: Path, renderer: Renderer) -> None:
 
 
 def test_a_rollout_whose_model_is_down_leaves_the_group(tmp_path: Path, renderer: Renderer) -> None:
-    groups = collector(tmp_path, moody(renderer, fails=True)).collect(0)
+    groups = collector(tmp_path, moody(renderer, fails=True)).collect(0, {})
     attempts = [a for g in groups for a in g.attempts]
     failed = [a for a in attempts if isinstance(a.reward, Unscored)]
     assert failed and {a.reward.kind for a in failed if isinstance(a.reward, Unscored)} == {
@@ -279,18 +196,19 @@ def test_a_rollout_whose_model_is_down_leaves_the_group(tmp_path: Path, renderer
     }
     for group in groups:
         assert len(group.scored.rewards) + sum(a in failed for a in group.attempts) == 3
-    assert collector(tmp_path, SilentModel(renderer, {})).collect(0) == groups
+    again = collector(tmp_path, SilentModel(renderer, {})).collect(0, {})
+    assert attempts_of(again) == attempts_of(groups)
 
 
 def test_what_was_down_is_asked_again_after_a_restart(tmp_path: Path, renderer: Renderer) -> None:
-    collector(tmp_path, moody(renderer, fails=True)).collect(0)
+    collector(tmp_path, moody(renderer, fails=True)).collect(0, {})
     drop_traces_after(tmp_path, 0)
-    groups = collector(tmp_path, moody(renderer)).collect(0)
+    groups = collector(tmp_path, moody(renderer)).collect(0, {})
     assert all(isinstance(a.reward, Reward) for g in groups for a in g.attempts)
 
 
 def test_what_a_rollout_earns(tmp_path: Path, renderer: Renderer) -> None:
-    groups = collector(tmp_path, moody(renderer, moody=False)).collect(0)
+    groups = collector(tmp_path, moody(renderer, moody=False)).collect(0, {})
     group = next(g for g in groups if g.task.kind == "table")
     rollout = group.attempts[0].rollout
     strict = CreditConfig(length_limit=1, max_length_limit=2, length_penalty=0.25)
@@ -316,7 +234,7 @@ def test_what_a_rollout_earns(tmp_path: Path, renderer: Renderer) -> None:
 def test_turns_and_rewards_of_the_reference(tmp_path: Path, renderer: Renderer) -> None:
     """A form that failed pays 0 and trains its last turn alone; the outcome is paid with bonuses."""
     credit = CreditConfig(format_reward=0.1, call_search_reward=0.05)
-    groups = collector(tmp_path, moody(renderer), credit=credit, turns="reference").collect(0)
+    groups = collector(tmp_path, moody(renderer), credit=credit, turns="reference").collect(0, {})
     (table,) = (g for g in groups if g.task.kind == "table" and g.has_signal)
     rewards = sorted(table.scored.rewards)
     assert rewards[0] == 0.0 and rewards[-1] == pytest.approx(1.15)
@@ -338,7 +256,7 @@ def test_a_frozen_role_is_played_by_another_model_and_not_trained(
     tmp_path: Path, renderer: Renderer
 ) -> None:
     lead, sub = moody(renderer), moody(renderer)
-    groups = collector(tmp_path, lead, sub=sub).collect(0)
+    groups = collector(tmp_path, lead, sub=sub).collect(0, {})
     assert lead.replies and sub.replies
     samples = assign_advantages(
         groups,
@@ -356,8 +274,10 @@ def test_a_frozen_role_is_played_by_another_model_and_not_trained(
 
 def test_advantages_by_subagent_pay_for_cells_supplied(tmp_path: Path, renderer: Renderer) -> None:
     """Leads get the outcome either way; a subagent of a good table gets what its cells were worth."""
-    groups = collector(tmp_path, moody(renderer)).collect(0)
-    (table,) = (g for g in groups if g.task.kind == "table" and g.has_signal)
+    groups = collector(tmp_path, moody(renderer, step=5)).collect(5, {})
+    table = groups[-1]
+    assert table.task.kind == "table" and table.has_signal
+    assert all(len(a.rollout.trajectories) > 2 for a in table.attempts)
 
     def shared(share: Share) -> list[tuple[str, float]]:
         samples = assign_advantages(
@@ -386,7 +306,6 @@ def test_advantages_by_subagent_pay_for_cells_supplied(tmp_path: Path, renderer:
         ({"most_questions": 1}, "most_questions"),
         ({"max_rows": 1}, "max_rows"),
         ({"temperature": 0.0}, "temperature"),
-        ({"max_seconds": 0.0}, "max_seconds"),
     ],
 )
 def test_settings_that_cannot_be_collected_with(changes: dict[str, float], told: str) -> None:

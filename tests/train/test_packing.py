@@ -120,14 +120,15 @@ def test_plan_runs_alike_micro_batches_at_the_same_time() -> None:
 
 
 def test_plan_levels_cost_not_tokens() -> None:
-    plan = plan_micro_batches([6, 3, 3, 2], num_ranks=2, token_budget=20, cost=lambda n: n * n)
+    plan = plan_micro_batches([6, 3, 3, 2], num_ranks=2, token_budget=20, costs=[36, 9, 9, 4])
     assert plan == [[(0,)], [(1, 2, 3)]]
 
 
 def test_micro_batch_without_room_for_one_sample_still_takes_a_shorter_one() -> None:
     # 25 + 9 is cheaper than 36, but 5 + 3 + 3 tokens are too many; the 1 fits there.
     lengths = [6, 5, 3, 3, 1]
-    plan = plan_micro_batches(lengths, num_ranks=2, token_budget=10, cost=lambda n: n * n)
+    costs = [n * n for n in lengths]
+    plan = plan_micro_batches(lengths, num_ranks=2, token_budget=10, costs=costs)
     assert plan == [[(0, 3)], [(1, 2, 4)]]
 
 

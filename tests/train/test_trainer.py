@@ -35,6 +35,8 @@ SHAPE = ModelConfig(
     max_position_embeddings=128,
 )
 LENGTHS = (9, 31, 4, 17, 40, 12)
+PROMPT = torch.arange(30, 38)
+"""What every sample begins with, the shortest with a part of it, whose tokens it was trained on."""
 
 
 def start(seed: int = 0) -> Qwen3:
@@ -55,9 +57,10 @@ def make_sample(length: int, index: int) -> Sample:
     trained = torch.arange(length) >= length // 3
     trained[0] = False
     advantage = 1.0 if index % 2 else -0.5
+    own = torch.randint(0, SHAPE.vocab_size, (length,), generator=generator)
     return Sample(
         role="sub" if index % 3 else "lead",
-        token_ids=torch.randint(0, SHAPE.vocab_size, (length,), generator=generator),
+        token_ids=torch.cat((PROMPT, own))[:length],
         trained=trained,
         engine_logprobs=trained * -4.2,
         advantages=trained * advantage,
@@ -89,21 +92,24 @@ def one_rank() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("budget", [40, 64, 100])
+@pytest.mark.parametrize("budget", [40, 50, 64])
 def test_gradients_are_invariant_to_packing(one_rank: None, budget: int) -> None:
     alone, packed = trainer(), trainer()
     one = step(alone, samples_of(range(6)), budget=1000)
     other = step(packed, samples_of(range(6)), budget=budget)
-    assert one.micro_batches == 1 < other.micro_batches
+    assert one.micro_batches == 2 < other.micro_batches  # leads and subagents are computed apart
+    assert one.computed_tokens == (9 + 17 - 8) + (31 + 4 + 40 + 12 - 8 - 4 - 8)
+    assert one.computed_tokens < other.computed_tokens <= sum(LENGTHS)
     assert one.grad_norm > 0.01
     assert other.loss == pytest.approx(one.loss, rel=1e-5, abs=1e-7)
     assert_same_gradients(gradients(packed), gradients(alone))
 
 
 def test_gradients_are_those_of_a_plain_model(one_rank: None) -> None:
-    """Against autograd on an unsharded model, with the loss written out at ratio = p / p_old."""
-    ours = trainer()
-    step(ours, samples_of(range(6)))
+    """Against autograd on an unsharded model, sample by sample, the loss written out at ratio = p / p_old."""
+    ours = trainer(token_budget=100)
+    report = step(ours, samples_of(range(6)), budget=100)
+    assert report.computed_tokens < sum(LENGTHS)
     model, loss = start(), torch.zeros(())
     for index, length in enumerate(LENGTHS):
         sample = make_sample(length, index)
@@ -117,6 +123,28 @@ def test_gradients_are_those_of_a_plain_model(one_rank: None) -> None:
     loss.backward()
     expected = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert_same_gradients(gradients(ours), expected)
+
+
+def test_gradient_norm_of_a_role_is_that_of_its_samples_alone(one_rank: None) -> None:
+    """And the two gradients add up to the whole one."""
+    both, found = trainer(), {}
+    report = step(both, samples_of(range(6)))
+    for role, questions in (("lead", (0, 3)), ("sub", (1, 2, 4, 5))):
+        alone = trainer()
+        own = step(alone, {q: [make_sample(LENGTHS[q], q)] for q in questions})
+        assert own.grad_norms == {role: pytest.approx(own.grad_norm)}
+        assert report.grad_norms[role] == pytest.approx(own.grad_norm, rel=1e-5)
+        found[role] = gradients(alone)
+    assert sorted(report.grad_norms) == ["lead", "sub"]
+    assert_same_gradients(
+        gradients(both), {n: g + found["sub"][n] for n, g in found["lead"].items()}
+    )
+
+
+def test_offload_without_an_accelerator_is_refused(one_rank: None) -> None:
+    config = TrainerConfig(offload=True)
+    with pytest.raises(ValueError, match="offload True needs an accelerator"):
+        Trainer(start(), config, LossConfig(), steps=1)
 
 
 def test_recomputation_changes_no_gradient(one_rank: None) -> None:

@@ -1,4 +1,4 @@
-"""The Batch of one optimizer step: every rank's samples put together, then dealt out as equally many micro-batches."""
+"""The Batch of one optimizer step: every rank's samples put together, then dealt out in micro-batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +9,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wideseek.trajectory import Role
-from wideseek_train.packing import plan_micro_batches
+from wideseek_train.packing import plan_tree
 from wideseek_train.sample import Sample
+from wideseek_train.trie import Trie
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One rank's micro-batches, equally many on every rank; one without samples is an empty pass.
+    """One rank's micro-batches by role, equally many on every rank; one without samples is an empty pass.
 
+    Roles have their own, so that each one's part of the gradient is seen by itself; they share no prompt anyway.
     num_samples and num_tokens count over all ranks.
     """
 
-    micro_batches: tuple[tuple[Sample, ...], ...]
+    micro_batches: Mapping[Role, tuple[tuple[Sample, ...], ...]]
     num_samples: int
     num_tokens: int
 
@@ -32,22 +34,28 @@ def make_batch(
 ) -> Batch:
     """The step's Batch from this rank's samples by question; a collective call where there are ranks.
 
-    Samples are ordered by question and dealt out by length alone, so it does not matter who rolled them out.
-    ValueError for a sample of more than token_budget tokens.
+    Samples are ordered by question and dealt out by their tokens alone, so it does not matter who rolled them out.
+    token_budget: what a micro-batch may compute, prefixes shared within it counted once. ValueError for a sample of more.
     """
     samples = gather_samples(own)
-    lengths = [len(sample) for sample in samples]
     ranks, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
 
-    def cost(length: int) -> float:
+    def cost(trie: Trie) -> float:
         # Multiply-adds of attention against those of the matrices of a layer.
-        return length * (1.0 + length / (12.0 * hidden_size))
+        return trie.num_tokens + trie.num_pairs / (6.0 * hidden_size)
 
-    plan = plan_micro_batches(lengths, num_ranks=ranks, token_budget=token_budget, cost=cost)
+    micro_batches: dict[Role, tuple[tuple[Sample, ...], ...]] = {}
+    for role in ROLES:
+        own_role = [sample for sample in samples if sample.role == role]
+        if own_role:
+            trie = Trie.of([sample.token_ids for sample in own_role])
+            plan = plan_tree(trie, num_ranks=ranks, token_budget=token_budget, cost=cost)
+            dealt = plan[rank]
+            micro_batches[role] = tuple(tuple(own_role[i] for i in members) for members in dealt)
     return Batch(
-        micro_batches=tuple(tuple(samples[i] for i in members) for members in plan[rank]),
+        micro_batches=micro_batches,
         num_samples=len(samples),
-        num_tokens=sum(lengths),
+        num_tokens=sum(len(sample) for sample in samples),
     )
 
 

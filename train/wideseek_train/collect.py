@@ -1,8 +1,8 @@
 """Rollouts of a step: questions handed out through a store, many agents at once, each rollout to disk as it ends.
 
 There is no collective here: a rank takes the next question when it has room, and a slow question holds up nobody but
-the end of the step. Which questions a step holds, and every sampled token, follow from (seed, step, question, attempt,
-agent, turn) alone: ranks, their speed and what was found in traces change nothing.
+the end of the step. Which questions a step holds, and every sampled token, follow from (seed, cursor, step, question,
+attempt, agent, turn) alone: ranks, their speed and what was found in traces change nothing.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from wideseek.grading.credit import CreditConfig
 from wideseek.runs.events import EventType
 from wideseek.runs.ledger import Budget
 from wideseek.tools.corpus import Corpus
-from wideseek.worlds.tasks import Task, make_task
 from wideseek_train.graded import Graded, GradedGroup, Turns, grade
+from wideseek_train.tasks import Cursor, TaskSource, TrainTask
 from wideseek_train.traces import TraceFile, read_traces
 
 POLL_SECONDS = 0.02
@@ -45,7 +45,6 @@ class CollectConfig:
 
     Questions whose attempts all earn the same teach nothing and are drawn again, at most `most_questions` in all.
     Worlds hold min_rows to max_rows items; a lead may start min_width to limits.width subagents a call.
-    max_seconds bounds one rollout.
     """
 
     questions: int = 4
@@ -56,7 +55,6 @@ class CollectConfig:
     min_width: int = 10
     workflow: Workflow = "team"
     temperature: float = 1.0
-    max_seconds: float = 1800.0
 
     def __post_init__(self) -> None:
         for name, least in (("questions", 1), ("group_size", 2), ("min_rows", 1), ("min_width", 1)):
@@ -72,8 +70,6 @@ class CollectConfig:
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}")
-        if not self.max_seconds > 0:
-            raise ValueError(f"max_seconds must be above 0, not {self.max_seconds}")
 
     @property
     def num_rollouts(self) -> int:
@@ -85,11 +81,13 @@ class CollectConfig:
 class Collector:
     """How a rank answers its share of the questions; keeps no state between steps.
 
-    lead, which also plays the single agent, and sub are one model or two.
+    tasks: what is asked. lead, which also plays the single agent, and sub are one model or two.
+    rollout_seconds bounds one attempt.
     traces: the folder they stream to, one that all ranks see if a step is to go on with other ranks after a kill.
     """
 
     config: CollectConfig
+    tasks: TaskSource
     limits: Limits
     credit: CreditConfig
     turns: Turns
@@ -97,33 +95,35 @@ class Collector:
     sub: Model
     store: Counters
     traces: Path
-    seed: int
+    rollout_seconds: float
     rank: int = 0
     num_ranks: int = 1
 
-    def collect(self, step: int) -> list[GradedGroup]:
+    def collect(self, step: int, cursor: Cursor, weights: str = "") -> list[GradedGroup]:
         """This rank's groups of a step; what traces already hold is not done again.
 
-        Returns when all ranks' groups are done, with or without a signal.
+        cursor: how far data sets were read when the step began. weights: what its rollouts are sampled from, written
+        into their traces. Returns when all ranks' groups are done, with or without a signal.
         """
-        return asyncio.run(self._collect(step))
+        return asyncio.run(self._collect(step, cursor, weights))
 
-    def evaluate(self, tasks: Sequence[Task]) -> list[Graded]:
+    def evaluate(self, tasks: Sequence[TrainTask]) -> list[Graded]:
         """This rank's share of one greedy attempt at each task, at full width."""
         return asyncio.run(self._evaluate(tasks))
 
-    async def _collect(self, step: int) -> list[GradedGroup]:
+    async def _collect(self, step: int, cursor: Cursor, weights: str) -> list[GradedGroup]:
         finished = read_traces(self.traces, step)
         queue = QuestionQueue(self.store, step, self.config)
         groups: list[GradedGroup] = []
         # Half a share at once where others could take the rest; alone, everything.
         shares = self.num_ranks * 2 if self.num_ranks > 1 else 1
         lanes = -(-self.config.questions // shares)
-        with TraceFile(self.traces, step, self.rank) as trace:
+        with TraceFile(self.traces, step, self.rank, weights) as trace:
 
             async def work() -> None:
                 while (question := await queue.take()) is not None:
-                    group = await self._run_group(step, question, finished, trace)
+                    task = self.tasks.draw(step, question, cursor)
+                    group = await self._run_group(task, (step, question), finished, trace)
                     groups.append(group)
                     queue.settle(signal=group.has_signal)
 
@@ -134,13 +134,14 @@ class Collector:
 
     async def _run_group(
         self,
-        step: int,
-        question: int,
+        task: TrainTask,
+        place: tuple[int, int],
         finished: Mapping[tuple[int, int], Graded],
         trace: TraceFile,
     ) -> GradedGroup:
-        task, width = draw_question(self.config, self.limits.width, self.seed, step, question)
-        corpus = Corpus.from_pages(task.pages)
+        step, question = place
+        width = draw_width(self.config, self.limits.width, self.tasks.seed, step, question)
+        corpus = task.open_corpus()
 
         async def run(attempt: int) -> Graded:
             if (question, attempt) in finished:
@@ -158,7 +159,7 @@ class Collector:
 
     async def _attempt(
         self,
-        task: Task,
+        task: TrainTask,
         corpus: Corpus,
         place: tuple[int, int, int],
         width: int,
@@ -167,9 +168,16 @@ class Collector:
         """One rollout and its reward; every ending but a bug is a Graded."""
         tools: Counter[str] = Counter()
 
-        def count_tools(type: EventType, data: Mapping[str, Any], **_: str | None) -> None:
+        def count_tools(
+            type: EventType,
+            data: Mapping[str, Any],
+            *,
+            agent_id: str | None = None,
+            parent_id: str | None = None,
+        ) -> None:
             if type is EventType.TOOL_RESULT:
-                tools[f"{data['name']}.{data['status']}"] += 1
+                role = str(agent_id).partition("-")[0]
+                tools[f"{role}.{data['name']}.{data['status']}"] += 1
 
         known = (self.lead.max_model_len, self.sub.max_model_len)
         longest = min(self.limits.seq_length, *(length for length in known if length))
@@ -181,13 +189,13 @@ class Collector:
             access=corpus,
             prompts=load_prompts("en"),
             limits=limits,
-            budget=Budget(max_agents=None, max_seconds=self.config.max_seconds),
+            budget=Budget(max_agents=None, max_seconds=self.rollout_seconds),
             sampling=Sampling(temperature=temperature),
             emit=count_tools,
         )
         started = time.time()
         rollout = await research.run(
-            task.question, self.config.workflow, seed=derive_seed(self.seed, *place)
+            task.question, self.config.workflow, seed=derive_seed(self.tasks.seed, *place)
         )
         return Graded(
             step=place[0],
@@ -201,12 +209,12 @@ class Collector:
             ended=time.time(),
         )
 
-    async def _evaluate(self, tasks: Sequence[Task]) -> list[Graded]:
+    async def _evaluate(self, tasks: Sequence[TrainTask]) -> list[Graded]:
         slots = asyncio.Semaphore(self.config.num_rollouts)
 
         async def run(number: int) -> Graded:
             async with slots:
-                corpus = Corpus.from_pages(tasks[number].pages)
+                corpus = tasks[number].open_corpus()
                 place = (EVALUATION, number, 0)
                 return await self._attempt(tasks[number], corpus, place, self.limits.width, 0.0)
 
@@ -214,13 +222,10 @@ class Collector:
         return list(await asyncio.gather(*(run(number) for number in own)))
 
 
-def draw_question(
-    config: CollectConfig, width: int, seed: int, step: int, question: int
-) -> tuple[Task, int]:
-    """Question number `question` of a step, and how many subagents a call its leads may start, at most `width`."""
+def draw_width(config: CollectConfig, width: int, seed: int, step: int, question: int) -> int:
+    """How many subagents a call the leads of a question may start, at most `width`."""
     own = derive_seed(seed, "question", step, question)
-    task = make_task(own, "train", (config.min_rows, config.max_rows))
-    return task, random.Random(own).randint(min(config.min_width, width), width)
+    return random.Random(own).randint(min(config.min_width, width), width)
 
 
 class QuestionQueue:

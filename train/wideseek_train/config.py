@@ -1,7 +1,9 @@
 """Settings from `key=value` words and TOML presets into frozen dataclasses; unknown keys and wrong types are errors."""
 
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -29,6 +31,18 @@ def load_settings(
     values = {key: _convert(key, text, types[key]) for key, text in texts.items()}
     built: Settings = _build(kind, values)
     return built
+
+
+def read_preset(folder: Path, name: str) -> dict[str, Any]:
+    """A preset of a folder by name, or a TOML file by path; ValueError says what is known, or where it is not TOML."""
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        known = ", ".join(sorted(preset.stem for preset in folder.glob("*.toml")))
+        raise ValueError(f"unknown preset {name!r}; known: {known}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

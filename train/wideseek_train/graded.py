@@ -6,9 +6,9 @@ from typing import Literal
 from wideseek.grading.answer import Table, extract_final_answer
 from wideseek.grading.credit import CreditConfig, overlong_penalty
 from wideseek.grading.failure import Failure
-from wideseek.grading.table import TableScore, score_boxed, score_table
+from wideseek.grading.qa import score_answer, tagged_answer
+from wideseek.grading.table import score_boxed, score_table
 from wideseek.trajectory import End, Rollout, RolloutGroup
-from wideseek.worlds.tasks import Task
 from wideseek_train.advantage import (
     AgentAdvantages,
     Estimator,
@@ -23,6 +23,7 @@ from wideseek_train.advantage import (
 from wideseek_train.provenance import find_suppliers, rewards_without
 from wideseek_train.sample import Sample, make_samples
 from wideseek_train.selection import TrainedTurns, longest_turn, select_turns, train_all
+from wideseek_train.tasks import TrainTask
 from wideseek_train.weights import equal_agents
 
 Baseline = Literal["normalized", "centered", "leave_one_out"]
@@ -82,7 +83,7 @@ class GradedGroup:
     """All attempts at one question, in their order."""
 
     question: int
-    task: Task
+    task: TrainTask
     attempts: tuple[Graded, ...]
 
     @property
@@ -102,7 +103,7 @@ class GradedGroup:
 
 
 def grade(
-    task: Task, rollout: Rollout, credit: CreditConfig, turns: Turns = "all"
+    task: TrainTask, rollout: Rollout, credit: CreditConfig, turns: Turns = "all"
 ) -> Reward | Unscored:
     """Item F1 of the root's answer by the exact judge, less the penalty for an overlong turn.
 
@@ -118,30 +119,40 @@ def grade(
     answered, score = grade_answer(task, answer)
     if isinstance(score, Failure):
         return Unscored(kind=score.kind.value, detail=score.detail)
+    item_f1, row_f1 = score
     overlong = overlong_penalty(credit, longest_turn(rollout))
-    value = score.item_f1 - overlong
+    value = item_f1 - overlong
     if turns == "reference":
-        value = select_turns(credit, rollout, outcome=score.item_f1, answer_format=answered)[1]
+        value = select_turns(credit, rollout, outcome=item_f1, answer_format=answered)[1]
     return Reward(
         value=value,
-        item_f1=score.item_f1,
-        row_f1=score.row_f1,
+        item_f1=item_f1,
+        row_f1=row_f1,
         overlong=overlong,
         answered=answered,
     )
 
 
-def grade_answer(task: Task, text: str) -> tuple[bool, TableScore | Failure]:
-    """Whether a text holds an answer of the task's kind, and what it scores."""
-    if task.kind == "boxed":
+def grade_answer(task: TrainTask, text: str) -> tuple[bool, tuple[float, float] | Failure]:
+    """Whether a text holds an answer of the task's kind, and its item F1 and row F1.
+
+    A phrase earns 1 or 0: in question-answering sets as an exact match counts it, boxed or in an answer tag.
+    """
+    if task.kind == "table":
+        table = extract_final_answer(text, "table")
+        score = score_table(table, task.gold, task.key, task.aliases)
+        answered = table is not None
+    else:
         phrase = extract_final_answer(text, "boxed")
-        return phrase is not None, score_boxed(phrase, task.answer or "")
-    table = extract_final_answer(text, "table")
-    return table is not None, score_table(table, gold_table(task), (task.key,), task.aliases)
-
-
-def gold_table(task: Task) -> Table:
-    return Table(task.columns, task.rows)
+        if task.kind == "qa":
+            phrase = tagged_answer(text) if phrase is None else phrase
+            matched = score_answer(phrase, task.answers)
+            if isinstance(matched, Failure):
+                return phrase is not None, matched
+            return phrase is not None, (float(matched.em), float(matched.em))
+        score = score_boxed(phrase, task.answers)
+        answered = phrase is not None
+    return answered, score if isinstance(score, Failure) else (score.item_f1, score.row_f1)
 
 
 def assign_advantages(
@@ -208,15 +219,14 @@ def _share(
     return leave_one_subagent_out(scored, without, estimator)
 
 
-def _rewards_without(task: Task, rollout: Rollout, reward: float) -> dict[str, float]:
+def _rewards_without(task: TrainTask, rollout: Rollout, reward: float) -> dict[str, float]:
     """By subagent, the reward without its cells; without a table nobody's absence changes it."""
     table = extract_final_answer(rollout.answer, "table") if task.kind == "table" else None
     if table is None or rollout.trajectories[0].end is not End.ANSWERED:
         return {t.agent_id: reward for t in rollout.trajectories if t.role == "sub"}
-    gold = gold_table(task)
 
     def item_f1(kept: Table) -> float:
-        score = score_table(kept, gold, (task.key,), task.aliases)
+        score = score_table(kept, task.gold, task.key, task.aliases)
         return 0.0 if isinstance(score, Failure) else score.item_f1
 
     lost = item_f1(table) - reward  # what the penalties took stays taken

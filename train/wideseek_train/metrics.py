@@ -1,13 +1,15 @@
 """What a step is measured by: names with units in one table, and the log that takes nothing else.
 
-metrics.jsonl is the record, a line a step; Weights & Biases mirrors it. Words are those of verl and RLinf.
+metrics.jsonl is the record, a line a step, rollouts.jsonl a few rollouts of each; Weights & Biases mirrors both. Words
+are those of verl and RLinf. A number that is not finite is null in the record, and NaN again when read.
 """
 
 import importlib
 import importlib.util
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,12 @@ METRICS = {
     "actor/ratio": "new to old probability, mean over tokens",
     "actor/pg_clipfrac": "share of tokens the clip held",
     "actor/ppo_kl": "nats a token, old minus new log-probability",
-    "actor/grad_norm": "before clipping",
+    "actor/grad_norm": "before clipping; null in metrics.jsonl if not finite",
+    **{f"actor/grad_norm/{role}": "of the part its turns gave, before clipping" for role in ROLES},
     "actor/lr": "learning rate",
     "actor/skipped": "1 if the gradient was not finite and nothing moved",
     "actor/tokens": "trained tokens",
+    "actor/computed_tokens": "rows through the model, a shared prefix once, empty passes too",
     "actor/samples": "trained trajectories",
     "actor/micro_batches": "passes of each rank",
     "mismatch/mean": "nats a token, |trainer - engine| log-probability",
@@ -42,17 +46,21 @@ METRICS = {
     "rollouts/failed": "rollouts without one, for no fault of the policy",
     "rollouts/answered": "share of scored rollouts with an answer of the right form",
     "rollouts/overlong": "mean penalty for an overlong turn",
+    "rollouts/repeating": "share of turns that mostly say what they have said before",
     "response_length/mean": "sampled tokens a turn",
     "response_length/max": "sampled tokens",
     "wideseek_r1/traj/mean/subtask": "subagents asked for, a rollout",
     "wideseek_r1/traj/mean/search": "searches, a rollout",
     "wideseek_r1/traj/mean/access": "pages opened, a rollout",
     "wideseek_r1/avg_num_subagents_per_traj": "subagents run, a rollout",
-    "tools/failed": "share of tool calls that gave nothing",
+    **{f"tools/failed/{role}": "share of its tool calls that gave nothing" for role in ROLES},
+    **{f"critic/rewards/{role}": "reward of its rollout, mean over agents" for role in ROLES},
     **{f"num_turns/{role}": "turns an agent" for role in ROLES},
     **{f"tokens/{role}": "sampled tokens an agent" for role in ROLES},
     **{f"weight/{role}": "sum of token weights" for role in ROLES},
+    **{f"credit/{role}": "sum of token weights times |advantage|" for role in ROLES},
     **{f"ended/{role}": "share of agents that ended with an answer" for role in ROLES},
+    "val-core/worlds/scored": "held-out questions with a score",
     "val-core/worlds/item_f1/mean@1": "greedy, on unseen worlds",
     "val-core/worlds/row_f1/mean@1": "greedy, on unseen worlds",
     "timing_s/gen": "seconds of rollouts",
@@ -68,7 +76,7 @@ METRICS = {
 
 
 class MetricsLog:
-    """metrics.jsonl of a run, and its mirror. Only rank 0 keeps one."""
+    """metrics.jsonl and rollouts.jsonl of a run, and their mirror. Only rank 0 keeps one."""
 
     def __init__(
         self, out: Path, steps_done: int, config: Mapping[str, Any], *, wandb: bool
@@ -77,33 +85,56 @@ class MetricsLog:
 
         ValueError if wandb is asked for and cannot be had.
         """
-        self._path = out / "metrics.jsonl"
-        kept = read_metrics(self._path) if self._path.exists() else []
-        lines = [json.dumps(line) + "\n" for line in kept if line[STEP] <= steps_done]
-        partial = self._path.with_suffix(".part")
-        partial.write_text("".join(lines))
-        partial.replace(self._path)
+        self._numbers, self._rollouts = out / "metrics.jsonl", out / "rollouts.jsonl"
+        for path, step in ((self._numbers, STEP), (self._rollouts, "step")):
+            kept = [line for line in read_lines(path) if line[step] <= steps_done]
+            partial = path.with_suffix(".part")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.replace(path)
         self._mirror = _open_wandb(out, config) if wandb else None
 
-    def write(self, values: Mapping[str, float]) -> None:
-        """One step. KeyError for a name that is not registered."""
+    def write(
+        self, values: Mapping[str, float], rollouts: Sequence[Mapping[str, str | float]] = ()
+    ) -> None:
+        """One step, and rows of its table of rollouts. KeyError for a name that is not registered."""
         line = {name: values[name] for name in METRICS if name in values}
         if unknown := values.keys() - line.keys():
             raise KeyError(f"unregistered metrics: {', '.join(sorted(unknown))}")
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        record = {name: value if math.isfinite(value) else None for name, value in line.items()}
+        _append(self._rollouts, rollouts)
+        _append(self._numbers, [record])
         if self._mirror is not None:
-            self._mirror.log(dict(line))
+            shown: dict[str, Any] = dict(line)
+            if rollouts:
+                shown["rollouts"] = self._table(rollouts)
+            self._mirror.log(shown)
 
     def close(self) -> None:
         if self._mirror is not None:
             self._mirror.finish()
 
+    def _table(self, rollouts: Sequence[Mapping[str, str | float]]) -> Any:
+        rows = [list(row.values()) for row in rollouts]
+        return importlib.import_module("wandb").Table(columns=list(rollouts[0]), data=rows)
+
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, without one that was torn."""
-    *lines, _torn = path.read_text().split("\n")
+    """The lines of a metrics.jsonl, without one that was torn; none where there is no file."""
+    return [
+        {name: math.nan if value is None else value for name, value in line.items()}
+        for line in read_lines(path)
+    ]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSONL file; none where there is no file."""
+    *lines, _torn = path.read_text().split("\n") if path.exists() else [""]
     return [json.loads(line) for line in lines]
+
+
+def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.write("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
 def _open_wandb(out: Path, config: Mapping[str, Any]) -> Any:

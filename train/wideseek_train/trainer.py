@@ -12,10 +12,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
 from wideseek.model.qwen3 import DecoderLayer, PackedAttention, Qwen3
+from wideseek.trajectory import Role
 from wideseek_train.batch import Batch
 from wideseek_train.loss import (
     LossConfig,
@@ -25,7 +32,7 @@ from wideseek_train.loss import (
     measure_mismatch,
     policy_loss,
 )
-from wideseek_train.packing import MicroBatch, pack
+from wideseek_train.packing import MicroBatch, pack_tree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +41,7 @@ class TrainerConfig:
 
     token_budget: tokens of a micro-batch on one rank. recompute: activations of a layer are computed again in the
     backward pass. shard_ranks: weights are split over so many neighbouring ranks and copied beyond (HSDP); 0: over all.
+    offload: weights, gradients and moments lie in the host's memory, AdamW runs there; needs an accelerator.
     """
 
     learning_rate: float = 1e-6
@@ -45,6 +53,7 @@ class TrainerConfig:
     token_budget: int = 32768
     recompute: bool = True
     shard_ranks: int = 0
+    offload: bool = False
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "warmup_steps", "final_share", "weight_decay", "shard_ranks"):
@@ -59,8 +68,9 @@ class TrainerConfig:
 class StepReport:
     """One optimizer step over all ranks. Means are over trained tokens; a step without any has zeros and moved nothing.
 
-    loss is the weighted sum, grad_norm its gradient's norm before clipping; skipped: it was not finite, and nothing moved.
-    mismatch: of the trainer's log-probabilities to the engine's; its p99_9 is the largest of any rank's.
+    loss is the weighted sum, grad_norm its gradient's norm before clipping, grad_norms those of what each role gave to
+    it; skipped: it was not finite, and nothing moved. computed_tokens: rows through the model, a shared prefix once and
+    empty passes too. mismatch: of the trainer's log-probabilities to the engine's; its p99_9 is the largest of any rank's.
     """
 
     loss: float
@@ -71,8 +81,10 @@ class StepReport:
     clip_fraction: float
     approx_kl: float
     grad_norm: float
+    grad_norms: dict[Role, float]
     learning_rate: float
     tokens: int
+    computed_tokens: int
     micro_batches: int
     skipped: bool
     mismatch: Mismatch
@@ -82,6 +94,7 @@ class StepReport:
 class _Passed:
     """What one micro-batch showed: at tokens that count, log-probabilities [N] and the sum of entropies in nats."""
 
+    rows: int
     metrics: LossMetrics
     entropy: Tensor
     logprobs: Tensor
@@ -106,8 +119,12 @@ def make_mesh(device: str, shard_ranks: int) -> DeviceMesh:
     return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def shard(model: Qwen3, mesh: DeviceMesh) -> None:
-    """Split every parameter over the mesh, in place; gradients become sums over ranks."""
+def shard(model: Qwen3, mesh: DeviceMesh, *, offload: bool = False) -> None:
+    """Split every parameter over the mesh, in place; gradients become sums over ranks.
+
+    offload: parts wait in the host's memory and travel to the accelerator a layer at a time.
+    """
+    waiting = CPUOffloadPolicy() if offload else OffloadPolicy()
     policy = MixedPrecisionPolicy()
     if mesh.device_type == "cuda":
         # Inputs stay as they are: rotary angles are fp32 in the engine, too.
@@ -115,7 +132,7 @@ def shard(model: Qwen3, mesh: DeviceMesh) -> None:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     for module in (*model.model.layers, model):
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=waiting)
         assert isinstance(module, FSDPModule)
         module.set_force_sum_reduction_for_comms(True)
         module.set_gradient_divide_factor(1.0)
@@ -136,10 +153,12 @@ class Trainer:
         steps: int,
         reference: Qwen3 | None = None,
     ) -> None:
-        """Takes over `model` (fp32) and `reference` and shards them in place."""
+        """Takes over `model` (fp32) and `reference` and shards them in place. ValueError for what does not fit."""
         self.config, self.loss, self.steps = config, loss, steps
         self.model_config = model.config
         self.device = model.model.embed_tokens.weight.device
+        if config.offload and self.device.type == "cpu":
+            raise ValueError("offload True needs an accelerator to offload from, not a cpu")
         mesh = make_mesh(self.device.type, config.shard_ranks)
         if loss.kl_coefficient > 0 and reference is None:
             raise ValueError(f"kl_coefficient {loss.kl_coefficient} needs a reference model")
@@ -148,7 +167,7 @@ class Trainer:
             layer.recompute = config.recompute
         for part in (model, reference):
             if part is not None:
-                shard(part, mesh)
+                shard(part, mesh, offload=config.offload)
         self.model, self.reference = model, reference
         self.optimizer = torch.optim.AdamW(
             _decayed(model, config.weight_decay), lr=config.learning_rate, eps=config.epsilon
@@ -163,14 +182,32 @@ class Trainer:
             group["lr"] = rate
         self.steps_done += 1
         if not batch.num_samples:
-            return _report(self.loss, [], torch.zeros(()), rate, batch)
-        passed = [self._backward(pack(members, self.device)) for members in batch.micro_batches]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            return _report(self.loss, [], torch.zeros(()), {}, rate, batch)
+        passed, norms = self._accumulate(batch)
+        norm = _whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
         if torch.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return _report(self.loss, passed, norm, rate, batch)
+        return _report(self.loss, passed, norm, norms, rate, batch)
+
+    def _accumulate(self, batch: Batch) -> tuple[list[_Passed], dict[Role, float]]:
+        """The gradient of the batch, and the norms of what each role gives to it.
+
+        Where there are several roles, a second gradient is held meanwhile: 4 bytes a parameter, split over ranks.
+        """
+        passed: list[_Passed] = []
+        norms: dict[Role, float] = {}
+        sums: dict[nn.Parameter, Tensor] = {}
+        for role, micro_batches in batch.micro_batches.items():
+            passed += [self._backward(pack_tree(members, self.device)) for members in micro_batches]
+            own = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+            norms[role] = _whole(nn.utils.get_total_norm(own.values())).item()
+            for parameter, gradient in own.items():
+                sums[parameter] = sums[parameter].add_(gradient) if parameter in sums else gradient
+                parameter.grad = None
+        for parameter, gradient in sums.items():
+            parameter.grad = gradient
+        return passed, norms
 
     def _backward(self, micro: MicroBatch) -> _Passed:
         """Add a micro-batch's gradient to what is there."""
@@ -194,6 +231,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         counted = micro.weights > 0
         return _Passed(
+            rows=len(micro.tokens),
             metrics=metrics,
             entropy=entropies.detach()[counted].sum(),
             logprobs=before[counted],
@@ -256,8 +294,15 @@ class Trainer:
 
 def token_logprobs(model: Qwen3, micro: MicroBatch) -> tuple[Tensor, Tensor]:
     """Log-probabilities of a micro-batch's targets and entropies of what they were drawn from, [N], fp32."""
-    hidden = model(micro.tokens, micro.positions, PackedAttention(micro.cu_seqlens))
-    return model.token_logprobs(hidden[micro.predictors], micro.targets)
+    attention = PackedAttention(micro.cu_seqlens, micro.shared)
+    hidden = model(micro.tokens, micro.positions, attention)
+    # Samples that share a row add up in one order, which indexing with brackets does not promise.
+    return model.token_logprobs(hidden.index_select(0, micro.predictors), micro.targets)
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """A norm over all ranks; a collective call where the tensors are sharded."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _decayed(model: Qwen3, weight_decay: float) -> list[dict[str, object]]:
@@ -272,7 +317,12 @@ def _decayed(model: Qwen3, weight_decay: float) -> list[dict[str, object]]:
 
 
 def _report(
-    config: LossConfig, totals: list[_Passed], norm: Tensor, rate: float, batch: Batch
+    config: LossConfig,
+    totals: list[_Passed],
+    norm: Tensor,
+    norms: dict[Role, float],
+    rate: float,
+    batch: Batch,
 ) -> StepReport:
     """Sums and maxima of all ranks in two messages, then means over tokens."""
     names = [field.name for field in fields(LossMetrics)]
@@ -282,14 +332,15 @@ def _report(
     engine = torch.cat([empty, *(total.engine_logprobs.cpu() for total in totals)])
     mismatch, count = measure_mismatch(logprobs, engine), len(logprobs)
     entropy = sum(float(total.entropy) for total in totals)
+    rows = sum(total.rows for total in totals)
     added = torch.tensor(
-        [*own, entropy, mismatch.mean * count, mismatch.kl * count], dtype=torch.float64
+        [*own, rows, entropy, mismatch.mean * count, mismatch.kl * count], dtype=torch.float64
     )
     largest = torch.tensor([mismatch.p99_9, mismatch.max], dtype=torch.float64)
     dist.all_reduce(added)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     p99_9, most = largest.tolist()
-    *summed, entropies, gaps, kl = added
+    *summed, computed, entropies, gaps, kl = added
     metrics = LossMetrics(**dict(zip(names, summed, strict=True))).means()
     tokens = max(1.0, metrics["tokens"])
     return StepReport(
@@ -301,9 +352,11 @@ def _report(
         clip_fraction=metrics["clip_fraction"],
         approx_kl=metrics["approx_kl"],
         grad_norm=norm.item(),
+        grad_norms=norms,
         learning_rate=rate,
         tokens=int(metrics["tokens"]),
-        micro_batches=len(batch.micro_batches),
+        computed_tokens=int(computed),
+        micro_batches=sum(len(own) for own in batch.micro_batches.values()),
         skipped=not math.isfinite(norm.item()),
         mismatch=Mismatch(gaps.item() / tokens, p99_9, most, kl.item() / tokens),
     )

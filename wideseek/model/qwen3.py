@@ -61,13 +61,17 @@ class FusedAttention(ABC):
 
 
 class PackedAttention:
-    """Whole sequences side by side, each causal within itself; cu_seqlens [S + 1], from 0 to T."""
+    """Whole sequences side by side, each causal within itself; cu_seqlens [S + 1], from 0 to T.
 
-    def __init__(self, cu_seqlens: Tensor) -> None:
-        self.cu_seqlens = cu_seqlens
+    shared [S]: tokens that a sequence begins with and that lie where the one before it has them; see
+    `wideseek_kernels.packed_attention`.
+    """
+
+    def __init__(self, cu_seqlens: Tensor, shared: Tensor | None = None) -> None:
+        self.cu_seqlens, self.shared = cu_seqlens, shared
 
     def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        return packed_attention(q_THD, k_TKD, v_TKD, self.cu_seqlens)
+        return packed_attention(q_THD, k_TKD, v_TKD, self.cu_seqlens, self.shared)
 
 
 class RMSNorm(nn.Module):
