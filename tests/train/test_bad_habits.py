@@ -29,7 +29,7 @@ def rollouts(start: Path, few: float, guess: float) -> Iterator[tuple[Task, Roll
     """Of 24 worlds with facts to find out, with the item F1 of each."""
     renderer = Renderer.load(start)
     for task in make_tasks("train", 24, 5, (4, 6), "table"):
-        if len(task.columns) > 1:
+        if len(task.columns) > 1 and len(task.rows) > 1:
             rollout = act_hastily(task, renderer, Habits(few=few, guess=guess), 10)
             reward = grade(from_world(task), rollout, CreditConfig())
             assert isinstance(reward, Reward)

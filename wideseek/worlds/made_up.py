@@ -67,3 +67,23 @@ def resemble(attribute: Attribute, rng: random.Random, *, turned: bool) -> Attri
     ending, kind = rng.choice(_ENDINGS)
     label = f"{attribute.label} {ending}"
     return Attribute(label, (label, f"{ending} of {attribute.label}")[: 1 + turned], kind)
+
+
+def sibling(attribute: Attribute, lexicon: Lexicon, rng: random.Random) -> Attribute:
+    """A fact whose label begins or ends like another one's: "atomic weight" beside "atomic number"."""
+    first, *_, last = attribute.label.split(" ") * 2
+    other = rng.choice(lexicon.words) if rng.random() < 0.4 else long_word(lexicon, rng)
+    if rng.random() < 0.6:
+        label, forms = f"{first} {other}", (f"{first} {plural(other)}", f"{other} of {first}")
+    else:
+        label, forms = f"{other} {last}", (f"{other} {plural(last)}", f"{last} of {other}")
+    return Attribute(label, forms, attribute.kind)
+
+
+def marked(value: str, rng: random.Random) -> str:
+    """A value with a mark before or behind it: "+44", "~300", "12 %", "Ver (old)"."""
+    word = rng.choice(("about", "old", "new", "main", "estimate", "north"))
+    before = ("+", "+", "~", "≈", "<", ">", "#", "No. ", "±", "@", "-", f"{word} ")
+    if rng.random() < 0.6:
+        return rng.choice(before) + value
+    return value + rng.choice(("%", " %", "+", "*", f" ({word})", f"; {word}", f", {word}", "/2", "!"))

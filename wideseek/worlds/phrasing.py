@@ -33,7 +33,7 @@ _FORMS = {
     "plain": "<plain> {s}<plain_join> {c}",
 }
 _FORM_WEIGHTS: dict[Split, tuple[int, ...]] = {
-    "train": (44, 24, 8, 14, 8, 12, 30),
+    "train": (44, 24, 8, 14, 8, 18, 30),
     "test": (50, 16, 8, 18, 8, 0, 0),
 }
 

@@ -101,6 +101,11 @@ class _World:
                 made_up.resemble(a, self.rng, turned=self.split == "train")
                 for a in self.rng.sample(chosen, self.rng.randint(1, 2))
             ]
+        if self.split == "train" and self.rng.random() < 0.35:
+            chosen += [
+                made_up.sibling(a, self.lexicon, self.rng)
+                for a in self.rng.sample(chosen, self.rng.randint(1, 2))
+            ]
         return chosen
 
     def draw_kind(self) -> tuple[str, str]:
@@ -128,6 +133,8 @@ class _World:
                     value = self._echo(name, attribute.kind, value, list(facts.values()))
                 if attribute.label in alike and entities and self.rng.random() < 0.6:
                     value = self._alike(value, self.rng.choice(entities).facts[attribute.label])
+                if train and self.rng.random() < 0.06:
+                    value = made_up.marked(value, self.rng)
                 facts[attribute.label] = value
             entities.append(_Entity(name, facts))
         return entities
@@ -169,6 +176,7 @@ class _World:
         ]
         forms += [f"{word} {root}", f"{value}, {name}", f"{near}, {value}"]
         forms += [f"{value} ({word.lower()})", f"{near} {word} {value}"]
+        forms += [f"{near.lower()} ({name.lower()}); {word.lower()} from {value}", f"after {near}"]
         if before:
             forms += [rng.choice(before), f"{rng.choice(before).split()[0]} {word}"]
         return rng.choice(forms).replace("|", "")
