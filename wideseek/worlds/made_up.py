@@ -86,4 +86,6 @@ def marked(value: str, rng: random.Random) -> str:
     before = ("+", "+", "~", "≈", "<", ">", "#", "No. ", "±", "@", "-", f"{word} ")
     if rng.random() < 0.6:
         return rng.choice(before) + value
-    return value + rng.choice(("%", " %", "+", "*", f" ({word})", f"; {word}", f", {word}", "/2", "!"))
+    return value + rng.choice(
+        ("%", " %", "+", "*", f" ({word})", f"; {word}", f", {word}", "/2", "!")
+    )
