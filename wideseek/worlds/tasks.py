@@ -121,7 +121,8 @@ class _World:
     def draw_entities(self, count: int, attributes: list[Attribute]) -> list[_Entity]:
         entities: list[_Entity] = []
         train = self.split == "train"
-        alike = {a.label for a in attributes if train and self.rng.random() < 0.25}
+        # Cells that end alike ("km² |") are where a table jumps from one row to another.
+        alike = {a.label for a in attributes if train and self.rng.random() < 0.45}
         for _ in range(count):
             name = self.fresh_name()
             if train and entities and self.rng.random() < 0.08:
@@ -185,7 +186,7 @@ class _World:
         """A value that another item's begins or ends like, as "Chilean Peso" and "Colombian Peso", or its very twin."""
         own, others = value.split(" "), other.split(" ")
         draw = self.rng.random()
-        if draw < 0.35:
+        if draw < 0.25:
             return other
         if draw < 0.7 and len(others) > 1:
             return " ".join((*own[: max(1, len(own) - 1)], others[-1]))
