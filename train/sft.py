@@ -1,20 +1,22 @@
 """Supervised start of the mini model: `python train/sft.py OUT [key=value ...]`, read from top to bottom.
 
 Makes the tokenizer, starts a Qwen3 network from induction weights, trains it on demonstrations drawn as it goes, and writes
-an ordinary Hugging Face folder. Two processes share a machine better than two threads: `torchrun --nproc-per-node 2`.
+an ordinary Hugging Face folder. Two processes share a CPU better than two threads: `torchrun --nproc-per-node 2`. One GPU is
+used where there is one, and then waits for its examples: give it as many producers as the machine has cores.
 """
 
 import copy
+import itertools
 import json
 import math
 import multiprocessing
 import os
+import re
 import sys
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Empty, Queue
@@ -40,10 +42,13 @@ class SftConfig:
     """Everything a run depends on; saved beside the weights."""
 
     start: str = ""  # a folder to continue from; empty starts from induction weights
+    producers: int = 1  # processes of a rank that make examples
     stems: int = 1700
     hidden_size: int = 320
     intermediate_size: int = 512
-    num_layers: int = 5
+    num_layers: int = (
+        5  # those that a start lacks are put in before its last two, and change nothing at first
+    )
     num_heads: int = 4
     rope_theta: float = 1e8
     max_positions: int = 32768
@@ -65,25 +70,49 @@ class SftConfig:
     log_steps: int = 50
 
 
-def stream(config: SftConfig, folder: Path, seed: int, queue: "Queue[Example]") -> None:
+ROLES = ("lead", "list", "plan", "single", "sub")
+"""Whose losses are reported apart."""
+CHUNK = 16
+"""Examples that a producer hands over at a time."""
+
+
+def stream(config: SftConfig, folder: Path, seed: int, queue: "Queue[list[Example]]") -> None:
     """Producer process: examples without end."""
     torch.set_num_threads(1)
     renderer = Renderer.load(folder)
-    for example in draw_examples(seed, renderer, config.max_length, config.plans, config.reports):
-        queue.put(example)
-
-
-def next_example(queue: "Queue[Example]", producer: BaseProcess) -> Example:
-    """RuntimeError when the producer is gone, instead of waiting for ever."""
+    examples = draw_examples(seed, renderer, config.max_length, config.plans, config.reports)
     while True:
-        try:
-            return queue.get(timeout=20)
-        except Empty:
-            if not producer.is_alive():
-                raise RuntimeError("the process that makes examples has died") from None
+        queue.put([next(examples) for _ in range(CHUNK)])
 
 
-def draw_batch(draw: Callable[[], Example], carry: list[Example], budget: int) -> list[Example]:
+def read_examples(config: SftConfig, folder: Path, rank: int) -> Iterator[Example]:
+    """Examples of this rank's producers, of each in turn, so that their order is the seed's; RuntimeError when one is gone.
+
+    Producers are forked: start this before anything touches a GPU.
+    """
+    fork = multiprocessing.get_context("fork")
+    pairs: list[tuple[Queue[list[Example]], BaseProcess]] = []
+    for number in range(rank * config.producers, (rank + 1) * config.producers):
+        queue: Queue[list[Example]] = fork.Queue(maxsize=16)  # type: ignore[assignment]
+        seed = config.seed * 1000 + number
+        producer = fork.Process(target=stream, args=(config, folder, seed, queue), daemon=True)
+        producer.start()
+        pairs.append((queue, producer))
+
+    def read() -> Iterator[Example]:
+        for queue, producer in itertools.cycle(pairs):
+            while True:
+                try:
+                    yield from queue.get(timeout=20)
+                    break
+                except Empty:
+                    if not producer.is_alive():
+                        raise RuntimeError("a process that makes examples has died") from None
+
+    return read()
+
+
+def draw_batch(examples: Iterator[Example], carry: list[Example], budget: int) -> list[Example]:
     """Examples worth `budget` short tokens of time; the one that did not fit waits in `carry`.
 
     Attention makes a token of a long example dearer (twice at 3,300 tokens here); ranks wait for the slowest.
@@ -91,7 +120,7 @@ def draw_batch(draw: Callable[[], Example], carry: list[Example], budget: int) -
     batch: list[Example] = []
     used = 0.0
     while True:
-        example = carry.pop() if carry else draw()
+        example = carry.pop() if carry else next(examples)
         used += len(example.token_ids) * (1 + len(example.token_ids) / 3300)
         if batch and used > budget:
             carry.append(example)
@@ -117,29 +146,33 @@ def bf16_is_faster() -> bool:
 
 def batch_loss(
     model: Qwen3, batch: list[Example], read_weight: float, rng: torch.Generator, *, bf16: bool
-) -> tuple[torch.Tensor, dict[str, list[float]]]:
-    """Next-token loss over what was said, plus what was read at `read_weight`; and said loss by role.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Next-token loss over what was said, plus what was read at `read_weight`; and sum and count of the former by role.
 
     Read tokens are sampled at rate `read_weight` instead of being weighted: same mean, fewer logits.
     """
+    device = model.model.embed_tokens.weight.device
     ids = torch.from_numpy(np.concatenate([e.token_ids for e in batch])).long()
     said = torch.from_numpy(np.concatenate([e.said for e in batch]))
     lengths = torch.tensor([len(e.token_ids) for e in batch])
     cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     positions = torch.cat([torch.arange(n) for n in lengths.tolist()])
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        hidden = model(ids, positions, PackedAttention(cu_seqlens))
-        first = torch.zeros(len(ids), dtype=torch.bool)
-        first[cu_seqlens[:-1]] = True
-        chosen = (said | (torch.rand(len(ids), generator=rng) < read_weight)) & ~first
-        target = chosen.nonzero()[:, 0]
-        logits = model.logits(hidden[target - 1])
-    losses = F.cross_entropy(logits.float(), ids[target], reduction="none")
-    by_role: dict[str, list[float]] = defaultdict(list)
-    which = torch.bucketize(target, cu_seqlens[1:], right=True)
-    for index, example in enumerate(batch):
-        own = losses.detach()[(which == index) & said[target]]
-        by_role[example.role].append(own.mean().item())
+    first = torch.zeros(len(ids), dtype=torch.bool)
+    first[cu_seqlens[:-1]] = True
+    chosen = (said | (torch.rand(len(ids), generator=rng) < read_weight)) & ~first
+    target = chosen.nonzero()[:, 0]
+    roles = torch.tensor([ROLES.index(e.role) for e in batch]).repeat_interleave(lengths)
+    rows, wanted, is_said, role = (
+        x.to(device, non_blocking=True)
+        for x in (target - 1, ids[target], said[target], roles[target])
+    )
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        hidden = model(ids.to(device), positions.to(device), PackedAttention(cu_seqlens))
+        logits = model.logits(hidden[rows])
+    losses = F.cross_entropy(logits.float(), wanted, reduction="none")
+    by_role = losses.new_zeros(len(ROLES), 2)
+    by_role[:, 0].index_add_(0, role, losses.detach() * is_said)
+    by_role[:, 1].index_add_(0, role, is_said.float())
     # Divided by a constant, not by the count: a long table's tokens weigh as much as a short one's.
     return losses.sum() / (0.35 * len(ids)), by_role
 
@@ -192,6 +225,29 @@ def rate_at(step: int, config: SftConfig) -> float:
     return warm * max(left, 0.02)
 
 
+@torch.no_grad()
+def deepen(model: Qwen3, num_layers: int, seed: int) -> Qwen3:
+    """The same function with at least `num_layers` layers; new ones, before the last two, write zeros."""
+    old = model.config.num_layers
+    if num_layers <= old:
+        return model
+    deeper = Qwen3(replace(model.config, num_layers=num_layers))
+    deeper.init_weights(seed)
+    kept = max(0, old - 2)
+    for name, parameter in deeper.named_parameters():
+        layer = re.search(r"(?<=\.layers\.)\d+", name)
+        index = int(layer[0]) if layer else -1
+        if kept <= index < kept + num_layers - old:
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+        elif index >= kept:
+            there = re.sub(r"(?<=\.layers\.)\d+", str(index - num_layers + old), name)
+            parameter.copy_(model.get_parameter(there))
+        else:
+            parameter.copy_(model.get_parameter(name))
+    return deeper
+
+
 def start_model(config: SftConfig, out: Path, rank: int) -> Qwen3:
     """Weights from `config.start`, or a new tokenizer and an induction start."""
     if config.start:
@@ -204,7 +260,7 @@ def start_model(config: SftConfig, out: Path, rank: int) -> Qwen3:
                 "generation_config.json",
             ):
                 (out / name).write_bytes((Path(config.start) / name).read_bytes())
-        return load_model(config.start)
+        return deepen(load_model(config.start), config.num_layers, config.seed)
     tokenizer = build_tokenizer(config.stems, config.seed)
     if rank == 0:
         save_tokenizer(tokenizer, out)
@@ -246,18 +302,15 @@ def main() -> None:
     if ranks > 1:
         dist.barrier()
 
-    queue: Queue[Example] = multiprocessing.get_context("fork").Queue(maxsize=256)  # type: ignore[assignment]
-    producer = multiprocessing.get_context("fork").Process(
-        target=stream, args=(config, out, config.seed * 1000 + rank, queue), daemon=True
-    )
-    producer.start()
-
-    bf16 = bf16_is_faster()
+    examples = read_examples(config, out, rank)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    bf16 = device.type == "cuda" or bf16_is_faster()
     optimizers = make_optimizers(model, config, bf16=bf16)
     average = copy.deepcopy(model)
     rng = torch.Generator().manual_seed(config.seed * 1000 + rank)
     carry: list[Example] = []
-    losses: dict[str, list[float]] = defaultdict(list)
+    losses = torch.zeros(len(ROLES), 2, device=device)
     tokens, began = 0, time.monotonic()
     if rank == 0:
         (out / "sft_log.jsonl").write_text("")
@@ -265,7 +318,7 @@ def main() -> None:
         rate = rate_at(step, config)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group["initial_lr"]
-        batch = draw_batch(lambda: next_example(queue, producer), carry, config.tokens_per_step)
+        batch = draw_batch(examples, carry, config.tokens_per_step)
         loss, by_role = batch_loss(model, batch, config.read_weight, rng, bf16=bf16)
         loss.backward()
         if ranks > 1:
@@ -277,21 +330,21 @@ def main() -> None:
         if rank == 0:
             follow(average, model, min(config.averaging, step / (step + 10)))
         tokens += sum(len(e.token_ids) for e in batch) * ranks
-        for role, values in by_role.items():
-            losses[role] += values
+        losses += by_role
         if rank == 0 and (step + 1) % config.log_steps == 0:
             line = {"step": step + 1, "minutes": round((time.monotonic() - began) / 60, 2)}
             line |= {"tokens": tokens, "grad_norm": round(norm.item(), 3)}
             line |= {
-                f"loss_{role}": round(float(np.mean(v)), 4) for role, v in sorted(losses.items())
+                f"loss_{role}": round(total / count, 4)
+                for role, (total, count) in zip(ROLES, losses.tolist(), strict=True)
+                if count
             }
             with (out / "sft_log.jsonl").open("a") as log:
                 print(json.dumps(line), file=log)
             print(line, file=sys.stderr, flush=True)
-            losses.clear()
+            losses.zero_()
         if rank == 0 and (step + 1) % config.save_steps == 0:
             save_model(average, out, torch.bfloat16)
-    producer.terminate()
     if rank == 0:
         save_model(average, out, torch.bfloat16)
         record = asdict(config) | {

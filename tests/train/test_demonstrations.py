@@ -27,13 +27,15 @@ def test_a_garbled_row_is_never_the_row() -> None:
 
 
 def test_the_lead_ends_its_table_in_spite_of_spoilt_reports(renderer: Renderer) -> None:
-    task = make_task(11, "train", (5, 8), "table")
-    rollout = demonstrate(task, renderer, "team", 4, garbled=0.5)
-    whole = [f"| {' | '.join(row)} |" in rollout.answer for row in task.rows]
-    assert 0 < sum(whole) < len(whole)
-    assert rollout.answer.rstrip().endswith("```") and whole[-1]
-    for line in rollout.answer.split("```")[1].splitlines()[1:]:
-        assert line.startswith("|") and line.endswith("|")
+    whole: list[bool] = []
+    for seed in range(6):
+        task = make_task(seed, "train", (5, 8), "table")
+        rollout = demonstrate(task, renderer, "team", 4, garbled=0.5)
+        whole += [f"| {' | '.join(row)} |" in rollout.answer for row in task.rows]
+        assert rollout.answer.rstrip().endswith("```")
+        for line in rollout.answer.split("```")[1].splitlines()[1:]:
+            assert line.startswith("|") and line.endswith("|")
+    assert 0.2 < sum(whole) / len(whole) < 0.95
 
 
 def test_nobody_is_taught_to_spoil_a_report(

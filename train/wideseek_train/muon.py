@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         """Orthogonalised Nesterov momentum of each parameter, gathered from all ranks."""
         ranks, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         sizes = [p.numel() for p in parameters]
-        flat = torch.zeros(sum(sizes), dtype=torch.float32)
+        flat = torch.zeros(sum(sizes), dtype=torch.float32, device=parameters[0].device)
         updates = [u.view_as(p) for u, p in zip(torch.split(flat, sizes), parameters, strict=True)]
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for index, parameter in enumerate(parameters):

@@ -4,8 +4,9 @@ Whoever asks words a fact otherwise than the page does; what the two share must 
 """
 
 import random
+from functools import cache
 
-from wideseek.worlds.lexicon import Attribute, Lexicon
+from wideseek.worlds.lexicon import Attribute, Lexicon, Split, load_lexicon
 
 # A label of one made-up word W, and ways to ask for it; {W} its plural.
 _ONE_WORD = """
@@ -35,6 +36,8 @@ _ENDINGS = (
 
 
 def plural(word: str) -> str:
+    if word[-1] == "s":
+        return word
     return word[:-1] + "ies" if word[-1] == "y" else word + "s"
 
 
@@ -46,10 +49,23 @@ def long_word(lexicon: Lexicon, rng: random.Random) -> str:
     return word
 
 
+@cache
+def _label_words(split: Split) -> list[str]:
+    """Words of which labels and questions for them are made."""
+    texts = (text for a in load_lexicon(split).attributes for text in (a.label, *a.asked))
+    return sorted({word for text in texts for word in text.split(" ") if len(word) > 3})
+
+
 def invent(kind: str, lexicon: Lexicon, rng: random.Random) -> Attribute:
-    """A fact with a made-up label; `kind` of values."""
+    """A fact with a made-up label; `kind` of values.
+
+    Some labels put known words together anew, so that none can be taken for the fact it is a word for elsewhere.
+    """
     first, second = long_word(lexicon, rng), long_word(lexicon, rng)
     draw = rng.random()
+    if rng.random() < 0.35:
+        first = rng.choice(_label_words(lexicon.split))
+        second = rng.choice(_label_words(lexicon.split)) if draw >= 0.6 else second
     if draw < 0.25:
         second = rng.choice(lexicon.words)
     elif draw < 0.45:
