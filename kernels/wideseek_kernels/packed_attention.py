@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wideseek_kernels import reference_packed
 from wideseek_kernels.border import FLOATS, check
+from wideseek_kernels.flash_packed import flash_attention, takes_flash
 from wideseek_kernels.tree_attention import plan_blocks, tree_attention
 
 INTS = (torch.int32, torch.int64)
@@ -26,7 +27,8 @@ def packed_attention(
     nothing is shared. In an order in which the longest common prefixes are between neighbours, such
     as the lexicographic one, every distinct prefix is laid out once. Rows then read what they would
     in whole sequences; sums are taken in another order. Both layouts are read on the host: leave
-    them on the CPU, where that costs nothing. Raises ValueError.
+    them on the CPU, where that costs nothing. On a GPU bf16 and fp16 take flash attention, whose
+    gradients do not come out to the bit twice; the twin does the rest. Raises ValueError.
     """
     check("q", q, (None, None, None), q.device, *FLOATS)
     check("k", k, (q.shape[0], None, q.shape[2]), q.device, *FLOATS)
@@ -34,7 +36,9 @@ def packed_attention(
         raise ValueError(f"q has {q.shape[1]} heads, expected a multiple of {k.shape[1]}")
     check("v", v, tuple(k.shape), q.device, *FLOATS)
     bounds = _read_bounds(cu_seqlens, q.shape[0])
-    kept = [0] if shared is None else _read_shared(shared, bounds)
+    kept = [0] * (len(bounds) - 1) if shared is None else _read_shared(shared, bounds)
+    if takes_flash(q, k, v):
+        return flash_attention(q, k, v, bounds, kept)
     if not any(kept):
         return reference_packed.packed_attention(q, k, v, bounds)
     check("k", k, tuple(k.shape), q.device, q.dtype)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 from wideseek_kernels import reference_packed
+from wideseek_kernels.flash_packed import lay_out
 from wideseek_kernels.packed_attention import packed_attention
 from wideseek_kernels.tree_attention import plan_blocks
 
@@ -74,6 +75,24 @@ def test_blocks_hold_every_row_and_every_row_of_its_prefix_once(sequences: list[
         read[block.queries, block.keys] += ones.tril() if block.causal else ones
     assert torch.equal(read, visible(rows).long())
     assert len(blocks) <= 3 * len(sequences)
+
+
+@settings(deadline=None, max_examples=60)
+@given(TRIES)
+def test_flash_reads_the_whole_path_of_each_sequence_with_own_rows(sequences: list[Prefix]) -> None:
+    """Its last query stands at its last key, as causal flash attention takes it."""
+    rows, bounds, shared = laid_out(sequences)
+    layout = lay_out(tuple(bounds), tuple(shared), torch.device("cpu"))
+    keys = torch.arange(len(rows)) if layout.rows is None else layout.rows
+    assert (layout.rows is None) == (not any(shared))
+    queries, reads = layout.query_bounds.tolist(), layout.key_bounds.tolist()
+    assert layout.query_bounds.dtype == torch.int32 and queries[-1] == len(rows)
+    assert layout.most_queries >= max((b - a for a, b in pairwise(queries)), default=0)
+    assert layout.most_keys >= max((b - a for a, b in pairwise(reads)), default=0)
+    for (start, end), (first, last) in zip(pairwise(queries), pairwise(reads), strict=True):
+        path = [rows[row] for row in keys[first:last].tolist()]
+        assert start < end and path == [path[-1][:n] for n in range(1, len(path) + 1)]
+        assert path[-(end - start) :] == rows[start:end]
 
 
 @settings(deadline=None, max_examples=40)

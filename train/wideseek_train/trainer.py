@@ -170,7 +170,11 @@ class Trainer:
                 shard(part, mesh, offload=config.offload)
         self.model, self.reference = model, reference
         self.optimizer = torch.optim.AdamW(
-            _decayed(model, config.weight_decay), lr=config.learning_rate, eps=config.epsilon
+            _decayed(model, config.weight_decay),
+            lr=config.learning_rate,
+            eps=config.epsilon,
+            # A pass over each tensor in place: the default would hold 4 more bytes a parameter on a GPU.
+            fused=self.device.type == "cuda",
         )
         self._fill_state()
         self.steps_done = 0
@@ -286,7 +290,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 self.optimizer.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32),
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }

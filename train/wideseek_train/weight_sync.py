@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass
 
+import torch
+
 from wideseek.engine.engine import Engine
 from wideseek_train.trainer import Trainer
 
@@ -26,5 +28,7 @@ def weight_sync(trainer: Trainer, engine: Engine) -> SyncReport:
     """
     began = time.perf_counter()
     engine.wake(trainer.whole_tensors())
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()  # else only the launches were timed
     num_bytes = sum(p.numel() * p.element_size() for p in engine.model.parameters())
     return SyncReport(seconds=time.perf_counter() - began, num_bytes=num_bytes)
