@@ -8,8 +8,10 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
+import time
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=None, help="default: bench/results/")
     parser.add_argument("--rounds", type=int, default=None, help="default: 30 on a GPU, 7 on a CPU")
+    parser.add_argument("--seconds", type=float, default=75, help="GPU: no case begins later")
     parser.add_argument("--only", default="", help="GPU: cases whose name holds this")
 
 
@@ -33,14 +36,18 @@ def run(options: argparse.Namespace) -> None:
     if options.rounds is not None and options.rounds < 2:
         raise ValueError(f"rounds is {options.rounds}, expected at least 2")
     on_gpu = torch.cuda.is_available()
-    found = (
-        on_a_gpu(options.rounds or 30, options.only) if on_gpu else on_a_cpu(options.rounds or 7)
-    )
     date = datetime.now(UTC)
     device = "gpu" if on_gpu else "cpu"
     path = options.output or kernels_cpu.RESULTS / f"kernels-{device}-{date:%Y-%m-%d}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document(found, date), indent=1) + "\n")
+    whole = document([], date)
+    try:
+        if on_gpu:
+            on_a_gpu(options.rounds or 30, options.only, options.seconds, whole["benchmarks"])
+        else:
+            whole["benchmarks"] += on_a_cpu(options.rounds or 7)
+    finally:  # what was measured before a failure is kept
+        path.write_text(json.dumps(whole, indent=1) + "\n")
     print(path)
 
 
@@ -53,22 +60,25 @@ def on_a_cpu(rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def on_a_gpu(rounds: int, only: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def on_a_gpu(rounds: int, only: str, seconds: float, found: list[dict[str, Any]]) -> None:
+    """Puts each result into found as soon as it is there."""
+    ends = time.monotonic() + seconds
     ceilings: dict[str, float] = {}
     with torch.inference_mode():
         for case in cases(torch.device("cuda")):
             if only not in case.name and case.ceiling is None:
                 continue
+            if time.monotonic() > ends:
+                print(case.name, "and what follows was not run:", seconds, "seconds are over")
+                return
             for contestant in case.make():
-                seconds = timed(contestant, case, rounds)
-                extra = accounted(case, seconds, ceilings)
-                found.append(benchmark(case.name, contestant.name, seconds, extra))
-                if case.ceiling is not None and seconds:
+                times = timed(contestant, case, rounds)
+                extra = accounted(case, times, ceilings)
+                found.append(benchmark(case.name, contestant.name, times, extra))
+                if case.ceiling is not None and times:
                     ceilings[case.ceiling] = extra[case.ceiling]
                 print(case.name, contestant.name, extra, flush=True)
             torch.cuda.empty_cache()
-    return found
 
 
 def timed(contestant: Contestant, case: Case, rounds: int) -> list[float]:
@@ -77,6 +87,7 @@ def timed(contestant: Contestant, case: Case, rounds: int) -> list[float]:
     calls = max(copies, case.calls)
     try:
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())  # which makes the operands
         with torch.cuda.stream(stream):
             for index in range(copies):
                 contestant.call(index)
@@ -94,7 +105,13 @@ def timed(contestant: Contestant, case: Case, rounds: int) -> list[float]:
             mark.record()
         torch.cuda.synchronize()
     except (RuntimeError, ValueError, TypeError) as error:
-        print(case.name, contestant.name, "did not run:", str(error).splitlines()[0], flush=True)
+        print(
+            case.name,
+            contestant.name,
+            "did not run:",
+            (str(error).splitlines() or [repr(error)])[0],
+            flush=True,
+        )
         return []
     return [before.elapsed_time(after) / 1e3 / calls for before, after in pairwise(marks)]
 
@@ -149,17 +166,24 @@ def document(found: list[dict[str, Any]], date: datetime) -> dict[str, Any]:
     """The file: machine_info, commit_info, benchmarks, datetime, version as pytest-benchmark has them."""
 
     def git(*arguments: str) -> str:
+        if shutil.which("git") is None:
+            return ""
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    cpu = kernels_cpu.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     info: dict[str, Any] = {
         "node": "",
         "machine": platform.machine(),
         "system": platform.system(),
         "release": platform.release(),
         "python_version": platform.python_version(),
-        "cpu": {"brand_raw": cpu["device"], "count": os.cpu_count()},
+        "cpu": {
+            "brand_raw": names[0] if names else platform.processor(),
+            "count": os.cpu_count(),
+        },
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -31,6 +31,9 @@ from wideseek_kernels.on_triton import (  # noqa: E402
 )
 
 SHARED_BYTES = 232_448
+"""Of a program at most; a multiprocessor has 1024 more, and keeps 1024 for itself of each program."""
+
+REGISTERS = 65_536
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TOKENS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FEED, VOCAB = 8192, 2560, 32, 8, 128, 9728, 151936
 PEOPLE = 256
@@ -63,6 +66,10 @@ class Compiled:
         # Spilled registers lie on the stack.
         self.stack = int(re.search(r"STACK:(\d+)", usage)[1])  # type: ignore[index]
         self.local = int(re.search(r"LOCAL:(\d+)", usage)[1])  # type: ignore[index]
+        waits = re.findall(r"cp\.async\.wait_group\s+(?:0x)?(\d+)", kernel.asm["ptx"])
+        # Copies into shared memory that are still under way while what came before is computed on.
+        self.under_way = max((int(count) for count in waits), default=0)
+        self.threads: int = 32 * kernel.metadata.num_warps
         self.tensor_products: int = kernel.asm["ptx"].count("wgmma.mma_async")
 
 
@@ -102,6 +109,12 @@ def check(kernels: list[Compiled], *names: str) -> None:
         print(f"{kernel.name}: {kernel.registers} registers, {kernel.shared} bytes shared")
         assert kernel.stack == 0 and kernel.local == 0, vars(kernel)
         assert kernel.shared <= SHARED_BYTES, vars(kernel)
+
+
+def two_fit(kernel: Compiled) -> bool:
+    """Whether a multiprocessor runs two programs at a time: one computes while the other waits."""
+    held = -(-kernel.registers // 8) * 8 * kernel.threads
+    return 2 * held <= REGISTERS and 2 * (kernel.shared + 1024) <= SHARED_BYTES + 1024
 
 
 def test_rms_norm(compiled: list[Compiled]) -> None:
@@ -156,6 +169,7 @@ def test_token_logprob(compiled: list[Compiled]) -> None:
     (logprobs.sum() + entropies.sum()).backward()
     check(compiled[:3], "part_kernel", "merge_kernel", "gradient_kernel")
     assert compiled[0].tensor_products > 0 and compiled[2].tensor_products > 0
+    assert two_fit(compiled[0]) and compiled[0].under_way > 0
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
@@ -166,7 +180,8 @@ def test_paged_attention(compiled: list[Compiled], head_dim: int) -> None:
     plan = LaunchPlan(PEOPLE, 1000, *tables)
     paged_attention.paged_attention(meta(PEOPLE, HEADS, head_dim), cache, cache, plan)
     check(compiled, "attention_kernel", "merge_kernel")
-    assert compiled[0].tensor_products > 0
+    assert compiled[0].tensor_products > 0 and two_fit(compiled[0])
+    assert compiled[0].under_way == 2, "the next tile's keys and values"
 
 
 def test_kv_pages(compiled: list[Compiled]) -> None:

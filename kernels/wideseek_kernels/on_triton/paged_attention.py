@@ -9,6 +9,7 @@ element against 4 D FLOPs a row: decoding is bound by memory, prefill by the ten
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import triton
@@ -19,8 +20,26 @@ from wideseek_kernels.launch_plan import CHUNK_TILES, TOKENS, LaunchPlan
 from wideseek_kernels.work_list import TILE
 
 
+class Launch(NamedTuple):
+    """How an item is run: the queries it has room for, warps, and tiles of keys: one computed on, the others under way.
+
+    A warp for every 16 rows: then a row's softmax stays in a warp, and its two sums in registers. With four
+    warps and three stages of 128 16-bit numbers a key, two programs just fit a multiprocessor.
+    """
+
+    tokens: int
+    num_warps: int
+    num_stages: int
+
+
+def launch_for(group: int, itemsize: int) -> Launch:
+    """Of group query heads a key head. Never of the step: a row's bits may depend on it."""
+    warps = min(8, max(4, TOKENS * triton.next_power_of_2(group) // 16))
+    return Launch(TOKENS, warps, 3 if itemsize == 2 else 2)
+
+
 def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: LaunchPlan
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: LaunchPlan, launch: Launch | None = None
 ) -> tuple[Tensor, Tensor]:
     """See `wideseek_kernels.paged_attention.paged_attention_with_lse`."""
     num_heads, head_dim = q.shape[1:]
@@ -31,6 +50,7 @@ def paged_attention(
     partials = q.new_empty(plan.num_partials, num_heads, head_dim, dtype=torch.float32)
     states = q.new_empty(plan.num_partials, num_heads, 2, dtype=torch.float32)
     group = num_heads // num_kv
+    launch = launch or launch_for(group, q.element_size())
     if len(plan.items):
         attention_kernel[(len(plan.items), num_kv)](
             q,
@@ -49,11 +69,11 @@ def paged_attention(
             GROUP_TILE=triton.next_power_of_2(group),
             PAGE_SIZE=page_size,
             HEAD_DIM=head_dim,
-            TOKENS=TOKENS,
+            TOKENS=launch.tokens,
             TILE=TILE,
             CHUNK_TILES=CHUNK_TILES,
-            num_warps=4 if head_dim <= 64 else 8,  # two sums of [rows, head_dim] stay in registers
-            num_stages=3,
+            num_warps=launch.num_warps,
+            num_stages=launch.num_stages,
         )
     if len(plan.merges):
         merge_kernel[(len(plan.merges), num_heads)](
@@ -97,43 +117,43 @@ def attention_kernel(
     item_ptr, head = items_ptr + tl.program_id(0) * 5, tl.program_id(1)
     pages_ptr += tl.load(item_ptr + 2)
     tile_from, tile_to = tl.load(item_ptr + 3).to(tl.int32), tl.load(item_ptr + 4).to(tl.int32)
-    rows, dims = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM)
-    token = tl.load(item_ptr) + rows // GROUP_TILE
-    inside = (token < tl.load(item_ptr + 1)) & (rows % GROUP_TILE < GROUP)
-    q_head = head * GROUP + rows % GROUP_TILE
-    row = tl.load(tokens_ptr + token * 4, inside, 0) * (KV_HEADS * GROUP) + q_head
-    limits = tl.load(tokens_ptr + token * 4 + 1, inside, 0).to(tl.int32)
-    most = tl.max(limits, 0)
-    first = tl.load(tokens_ptr + token * 4 + 2, inside, -1)
-    slot0 = first + 1 - tl.load(tokens_ptr + token * 4 + 3, inside, 0)  # slot0 + c is of chunk c
-    q = tl.load(q_ptr + row[:, None] * HEAD_DIM + dims, inside[:, None], 0.0)
-
+    q, limits, most, least = _queries(
+        q_ptr, item_ptr, tokens_ptr, head, KV_HEADS, GROUP, GROUP_TILE, ROWS, HEAD_DIM
+    )
     folded, high, sums = _nothing(ROWS, HEAD_DIM)
     acc, top, total = _nothing(ROWS, HEAD_DIM)
+    # The next tile's page is asked for a tile ahead: else every load of keys would wait for one of a page.
+    page = tl.load(pages_ptr + tile_from * TILE // PAGE_SIZE, tile_from < tile_to, 0)
     for tile in tl.range(tile_from, tile_to):
         if (tile % CHUNK_TILES == 0) & (tile > tile_from):
             if tile_from == 0:
                 folded, high, sums = _fold(folded, high, sums, acc, top, total)
             else:
-                kept = inside & (limits > (tile - CHUNK_TILES) * TILE)
-                slot = (slot0 + tile // CHUNK_TILES - 1) * (KV_HEADS * GROUP) + q_head
-                _keep(partials_ptr, states_ptr, slot, kept, acc, top, total, dims, HEAD_DIM)
+                _keep(
+                    partials_ptr, states_ptr, item_ptr, tokens_ptr, head, tile // CHUNK_TILES - 1,
+                    acc, top, total, KV_HEADS, GROUP, GROUP_TILE, TILE * CHUNK_TILES
+                )  # fmt: skip
             acc, top, total = _nothing(ROWS, HEAD_DIM)
-        keys, seen = tile * TILE + tl.arange(0, TILE), tile * TILE + tl.arange(0, TILE) < most
-        cells = _cells(pages_ptr, tile, keys, seen, head, KV_HEADS, PAGE_SIZE, TILE)
-        k = tl.load(k_cache_ptr + cells[:, None] * HEAD_DIM + dims, seen[:, None], 0.0)
-        v = tl.load(v_cache_ptr + cells[:, None] * HEAD_DIM + dims, seen[:, None], 0.0)
-        acc, top, total = _advance(acc, top, total, q, k, v, keys, limits, scale)
+        keys = tile * TILE + tl.arange(0, TILE)
+        k, v = _read(
+            k_cache_ptr, v_cache_ptr, pages_ptr, page, tile, keys, keys < most,
+            head, KV_HEADS, PAGE_SIZE, HEAD_DIM, TILE
+        )  # fmt: skip
+        page = tl.load(pages_ptr + (tile + 1) * TILE // PAGE_SIZE, tile + 1 < tile_to, 0)
+        masked = (tile + 1) * TILE > least
+        acc, top, total = _advance(acc, top, total, q, k, v, keys, limits, masked, scale)
 
+    chunk = (tile_to - 1) // CHUNK_TILES
     if tile_from == 0:
         acc, top, total = _fold(folded, high, sums, acc, top, total)
-        _give(out_ptr, lse_ptr, row, inside & (first < 0), acc, top, total, dims, HEAD_DIM)
-        slot, kept = first, inside & (first >= 0)
-    else:
-        chunk = (tile_to - 1) // CHUNK_TILES
-        slot, kept = slot0 + chunk, inside & (limits > chunk * CHUNK_TILES * TILE)
-    slot = slot * (KV_HEADS * GROUP) + q_head
-    _keep(partials_ptr, states_ptr, slot, kept, acc, top, total, dims, HEAD_DIM)
+        chunk = -1
+        _give_whole(
+            out_ptr, lse_ptr, item_ptr, tokens_ptr, head, acc, top, total, KV_HEADS, GROUP, GROUP_TILE
+        )  # fmt: skip
+    _keep(
+        partials_ptr, states_ptr, item_ptr, tokens_ptr, head, chunk,
+        acc, top, total, KV_HEADS, GROUP, GROUP_TILE, TILE * CHUNK_TILES
+    )  # fmt: skip
 
 
 @triton.jit
@@ -171,13 +191,14 @@ def _nothing(ROWS: tl.constexpr, HEAD_DIM: tl.constexpr):
 
 
 @triton.jit
-def _advance(acc, top, total, q, k, v, keys, limits, scale):
-    """Takes the rows over one tile of keys; those beyond a row's limit weigh 0."""
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-    scores = tl.where(keys[None, :] < limits[:, None], scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, 1))
+def _advance(acc, top, total, q, k, v, keys, limits, masked, scale):
+    """Takes the rows over one tile of keys; those beyond a row's limit weigh 0. Unmasked: there are none."""
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    if masked:
+        scores = tl.where(keys[None, :] < limits[:, None], scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
     base = tl.where(new_top == float("-inf"), 0.0, new_top)
-    weights = tl.exp2(scores - base[:, None])
+    weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), -base[:, None]))
     again = tl.exp2(top - base)
     total = tl.fma(total, again, tl.sum(weights, 1))
     acc = tl.dot(weights.to(v.dtype), v, acc * again[:, None], input_precision="ieee")
@@ -195,10 +216,118 @@ def _fold(acc, top, total, later, later_top, later_total):
 
 
 @triton.jit
-def _keep(partials_ptr, states_ptr, slot, kept, acc, top, total, dims, HEAD_DIM: tl.constexpr):
-    tl.store(partials_ptr + slot[:, None] * HEAD_DIM + dims, acc, kept[:, None])
+def _rows(
+    item_ptr, tokens_ptr, head, GROUP: tl.constexpr, GROUP_TILE: tl.constexpr, ROWS: tl.constexpr
+):
+    """Of each row of an item: its token's entry in the table, whether there is one, its query head."""
+    rows = tl.arange(0, ROWS)
+    token = tl.load(item_ptr) + rows // GROUP_TILE
+    inside = (token < tl.load(item_ptr + 1)) & (rows % GROUP_TILE < GROUP)
+    return tokens_ptr + token * 4, inside, head * GROUP + rows % GROUP_TILE
+
+
+@triton.jit
+def _queries(
+    q_ptr,
+    item_ptr,
+    tokens_ptr,
+    head,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+):
+    """The queries of an item, the keys that each sees, and the most and the fewest of them."""
+    facts_ptr, inside, q_head = _rows(item_ptr, tokens_ptr, head, GROUP, GROUP_TILE, ROWS)
+    row = tl.load(facts_ptr, inside, 0) * (KV_HEADS * GROUP) + q_head
+    at = row[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)
+    limits = tl.load(facts_ptr + 1, inside, 0).to(tl.int32)
+    least = tl.min(tl.where(inside, limits, 1 << 30), 0)
+    return tl.load(q_ptr + at, inside[:, None], 0.0), limits, tl.max(limits, 0), least
+
+
+@triton.jit
+def _read(
+    k_cache_ptr,
+    v_cache_ptr,
+    pages_ptr,
+    page,
+    tile,
+    keys,
+    seen,
+    head,
+    KV_HEADS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The keys and values of a tile, 0 where not seen; page: the one in which it begins."""
+    dims = tl.arange(0, HEAD_DIM)
+    if PAGE_SIZE % TILE == 0:
+        cell = (page * KV_HEADS + head) * PAGE_SIZE + tile % (PAGE_SIZE // TILE) * TILE
+        at = tl.arange(0, TILE)[:, None] * HEAD_DIM + dims
+        k_cache_ptr += cell * HEAD_DIM
+        v_cache_ptr += cell * HEAD_DIM
+    else:
+        cells = tl.load(pages_ptr + keys // PAGE_SIZE, seen, 0) * KV_HEADS + head
+        at = (cells * PAGE_SIZE + keys % PAGE_SIZE)[:, None] * HEAD_DIM + dims
+    k = tl.load(k_cache_ptr + at, seen[:, None], 0.0)
+    return k, tl.load(v_cache_ptr + at, seen[:, None], 0.0)
+
+
+@triton.jit
+def _keep(
+    partials_ptr,
+    states_ptr,
+    item_ptr,
+    tokens_ptr,
+    head,
+    chunk,
+    acc,
+    top,
+    total,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Stores what a chunk came to, -1 being what was folded. Reads where to anew: no registers are held for it."""
+    facts_ptr, inside, q_head = _rows(item_ptr, tokens_ptr, head, GROUP, GROUP_TILE, acc.shape[0])
+    first = tl.load(facts_ptr + 2, inside, -1)
+    limits = tl.load(facts_ptr + 1, inside, 0)
+    later = tl.where(chunk < 0, 0, chunk + 1 - tl.load(facts_ptr + 3, inside, 0))
+    kept = inside & (first >= 0) & (limits > chunk * CHUNK)
+    slot = (first + later) * (KV_HEADS * GROUP) + q_head
+    # By eights, as the tensor cores leave them: that changes hands inside a warp, without shared memory.
+    values = tl.reshape(acc, [acc.shape[0], acc.shape[1] // 8, 8])
+    eights = tl.arange(0, acc.shape[1] // 8)[None, :, None] * 8
+    at = (slot * acc.shape[1])[:, None, None] + eights + tl.arange(0, 8)[None, None, :]
+    tl.store(partials_ptr + at, values, kept[:, None, None])
     tl.store(states_ptr + slot * 2, top, kept)
     tl.store(states_ptr + slot * 2 + 1, total, kept)
+
+
+@triton.jit
+def _give_whole(
+    out_ptr,
+    lse_ptr,
+    item_ptr,
+    tokens_ptr,
+    head,
+    acc,
+    top,
+    total,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
+):
+    """The results of the queries of which nobody keeps partials."""
+    facts_ptr, inside, q_head = _rows(item_ptr, tokens_ptr, head, GROUP, GROUP_TILE, acc.shape[0])
+    done = inside & (tl.load(facts_ptr + 2, inside, 0) < 0)
+    row = tl.load(facts_ptr, done, 0) * (KV_HEADS * GROUP) + q_head
+    dims = tl.arange(0, acc.shape[1])
+    _give(out_ptr, lse_ptr, row, done, acc, top, total, dims, acc.shape[1])
 
 
 @triton.jit
@@ -206,23 +335,3 @@ def _give(out_ptr, lse_ptr, row_at, done, acc, top, total, dims, HEAD_DIM: tl.co
     total = tl.where(done, total, 1.0)
     tl.store(out_ptr + row_at[:, None] * HEAD_DIM + dims, acc / total[:, None], done[:, None])
     tl.store(lse_ptr + row_at, (top + tl.log2(total)) * 0.6931471805599453, done)
-
-
-@triton.jit
-def _cells(
-    pages_ptr,
-    tile,
-    keys,
-    seen,
-    head,
-    KV_HEADS: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """Where the keys of a tile lie, counted in rows of the cache."""
-    if PAGE_SIZE % TILE == 0:
-        page = tl.load(pages_ptr + tile // (PAGE_SIZE // TILE))
-        place = tile % (PAGE_SIZE // TILE) * TILE
-        return (page * KV_HEADS + head) * PAGE_SIZE + place + tl.arange(0, TILE)
-    page = tl.load(pages_ptr + keys // PAGE_SIZE, seen, 0)
-    return (page * KV_HEADS + head) * PAGE_SIZE + keys % PAGE_SIZE

@@ -19,6 +19,10 @@ depend on how many others there are."""
 GRADIENT_BYTES = 1 << 28
 """Of logit gradients that exist at a time."""
 
+BAND = 16
+"""Tiles of tokens that go through the vocabulary together: programs that run at the same time form a
+square of tiles, and what they read stays in the L2 cache."""
+
 
 def token_logprob(hidden: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """See `wideseek_kernels.token_logprob`."""
@@ -35,7 +39,7 @@ class TokenLogprob(torch.autograd.Function):
         parts = hidden.new_empty(3, num_parts, num_rows, dtype=torch.float32)
         chosen = hidden.new_full((num_rows,), torch.nan, dtype=torch.float32)
         tiles = triton.cdiv(num_rows, ROWS)
-        part_kernel[(tiles, num_parts)](
+        part_kernel[(tiles * num_parts,)](
             hidden,
             weight,
             ids,
@@ -47,8 +51,11 @@ class TokenLogprob(torch.autograd.Function):
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             DEPTH=_depth(hidden),
+            BAND=BAND,
             num_warps=8,
             num_stages=3,
+            # Two programs on a multiprocessor: one multiplies while the other sums up.
+            maxnreg=128 if hidden.element_size() == 2 else None,
         )
         logprobs, entropies, sums = (torch.empty_like(chosen) for _ in range(3))
         merge_kernel[(tiles,)](
@@ -71,7 +78,7 @@ class TokenLogprob(torch.autograd.Function):
             some = slice(first, first + tokens)
             part = hidden[some]
             dlogits = part.new_empty(len(part), vocab)
-            gradient_kernel[(triton.cdiv(len(part), ROWS), triton.cdiv(vocab, COLUMNS))](
+            gradient_kernel[(triton.cdiv(len(part), ROWS) * triton.cdiv(vocab, COLUMNS),)](
                 part,
                 weight,
                 *(column[some] for column in columns),
@@ -82,6 +89,7 @@ class TokenLogprob(torch.autograd.Function):
                 ROWS=ROWS,
                 COLUMNS=COLUMNS,
                 DEPTH=_depth(hidden),
+                BAND=BAND,
                 num_warps=8,
                 num_stages=3,
             )
@@ -93,6 +101,15 @@ class TokenLogprob(torch.autograd.Function):
 def _depth(hidden: Tensor) -> int:
     """Hidden entries that a step of the product takes: 128 bytes a row."""
     return 128 // hidden.element_size()
+
+
+@triton.jit
+def _place(num_rows, num_parts, ROWS: tl.constexpr, BAND: tl.constexpr):
+    """The tile of tokens and the part of the vocabulary of this program."""
+    tile_from = tl.program_id(0) // (num_parts * BAND) * BAND
+    height = tl.minimum(tl.cdiv(num_rows, ROWS) - tile_from, BAND)
+    within = tl.program_id(0) % (num_parts * BAND)
+    return tile_from + within % height, within // height
 
 
 @triton.jit
@@ -134,11 +151,13 @@ def part_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
+    BAND: tl.constexpr,
 ):
     """Of COLUMNS of the vocabulary: the largest logit m, the sum of e = exp(logit - m), and that of
     e * (logit - m), into parts [3, parts, T]; and the logits of the ids that lie in it."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    part = tl.program_id(1)
+    num_parts = tl.cdiv(vocab, COLUMNS)
+    tile, part = _place(num_rows, num_parts, ROWS, BAND)
+    rows = tile * ROWS + tl.arange(0, ROWS)
     columns = part * COLUMNS + tl.arange(0, COLUMNS)
     logits = _logits(
         hidden_ptr, weight_ptr, rows, columns, num_rows, vocab, size, ROWS, COLUMNS, DEPTH
@@ -151,8 +170,8 @@ def part_kernel(
     peak = tl.max(logits, 1)
     above = logits - peak[:, None]
     terms = tl.exp(above)
-    at = part.to(tl.int64) * num_rows + rows
-    step = tl.num_programs(1).to(tl.int64) * num_rows
+    at = tl.cast(part, tl.int64) * num_rows + rows
+    step = tl.cast(num_parts, tl.int64) * num_rows
     tl.store(parts_ptr + at, peak, inside)
     tl.store(parts_ptr + step + at, tl.sum(terms, 1), inside)
     slope = tl.sum(terms * tl.maximum(above, -1e30), 1)  # 0 * -inf is NaN
@@ -212,11 +231,13 @@ def gradient_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
+    BAND: tl.constexpr,
 ):
     """dlogits = g ([column is id] - p) - h p (log p + entropy), for the gradients g of the
     log-probability and h of the entropy. Writes TV elements."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    tile, part = _place(num_rows, tl.cdiv(vocab, COLUMNS), ROWS, BAND)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    columns = part * COLUMNS + tl.arange(0, COLUMNS)
     inside = rows < num_rows
     logits = _logits(
         hidden_ptr, weight_ptr, rows, columns, num_rows, vocab, size, ROWS, COLUMNS, DEPTH
