@@ -1,5 +1,5 @@
 """Benchmarks: `python bench/main.py engine --trace FILE [--model random:tiny|random:small|FOLDER]`,
-`python bench/main.py steps [--batch 64 --context 512]`, `python bench/main.py kernels`.
+`python bench/main.py steps [--batch 64 --context 512]`, `python bench/main.py shapes`, `python bench/main.py kernels`.
 
 Exit codes: 0; 2 usage, or a file, model or peer that cannot be used.
 """
@@ -7,6 +7,7 @@ Exit codes: 0; 2 usage, or a file, model or peer that cannot be used.
 import argparse
 import sys
 
+import engine_shapes
 import engine_steps
 import engine_trace
 import kernel_bench
@@ -18,6 +19,7 @@ def main() -> int:
     for bench, name, what in (
         (engine_trace, "engine", "replay a trace of agents' contexts, on peers too"),
         (kernel_bench, "kernels", "time the kernels beside peers, on a GPU if there is one"),
+        (engine_shapes, "shapes", "time steps at the shapes of a real model"),
         (engine_steps, "steps", "time decode steps and the engine's own work in them"),
     ):
         flags = benches.add_parser(name, help=what)

@@ -33,7 +33,10 @@ ALLOWED = {
     ("train", "wideseek_train"),
     ("eval", "wideseek_eval"),
 }
-KERNEL_CALLERS = ("wideseek.model", "wideseek.engine.model_runner")
+KERNEL_CALLERS = (
+    "wideseek.model",
+    *(f"wideseek.engine.{part}" for part in ("model_runner", "step_attention", "step_graphs")),
+)
 BARE_IMAGE = {
     "torch",
     "triton",

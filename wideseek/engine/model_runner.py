@@ -6,21 +6,17 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
-from wideseek_kernels.kv_write import norm_rotary_kv_write
-from wideseek_kernels.paged_attention import (
-    ROW_TILE,
-    AttentionPlan,
-    paged_attention,
-    plan_attention,
-)
+from wideseek_kernels.paged_attention import ROW_TILE, AttentionPlan, plan_attention
 from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
 
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.sequence import Sequence
 from wideseek.engine.step import Sampled, Step
+from wideseek.engine.step_attention import PagedAttention
+from wideseek.engine.step_graphs import StepGraphs
 from wideseek.generation import Sampling
-from wideseek.model.qwen3 import FusedAttention, HeadNorms, Qwen3
+from wideseek.model.qwen3 import Qwen3
 
 DEVICE_SHARE, HOST_SHARE = 0.8, 0.125
 """Of a CUDA device's free memory, or of a host's whole one, what the KV pool takes by default."""
@@ -48,42 +44,6 @@ def kv_pages_that_fit(model: Qwen3, config: EngineConfig, max_model_len: int) ->
     return max(1, min(int(memory) // page_bytes, wanted))
 
 
-class PagedAttention(FusedAttention):
-    """The attention of one step: keys and values go into their slots, then are read by plan."""
-
-    def __init__(
-        self, k_cache: Tensor, v_cache: Tensor, slots: Tensor, plan: AttentionPlan
-    ) -> None:
-        self._k_cache, self._v_cache = k_cache, v_cache
-        self._slots, self._plan = slots, plan
-
-    def of_projections(
-        self,
-        layer: int,
-        q_THD: Tensor,
-        k_TKD: Tensor,
-        v_TKD: Tensor,
-        norms: HeadNorms,
-        cos_TD: Tensor,
-        sin_TD: Tensor,
-    ) -> Tensor:
-        k_cache, v_cache = self._k_cache[layer], self._v_cache[layer]
-        q_THD = norm_rotary_kv_write(
-            q_THD,
-            k_TKD,
-            v_TKD,
-            norms.q_weight,
-            norms.k_weight,
-            norms.eps,
-            cos_TD,
-            sin_TD,
-            k_cache,
-            v_cache,
-            self._slots,
-        )
-        return paged_attention(q_THD, k_cache, v_cache, self._plan)
-
-
 Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -108,6 +68,12 @@ class ModelRunner:
         self._k_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self._v_cache = torch.zeros_like(self._k_cache)
         self._kv_shape = self._k_cache.shape
+        self._graphs = self._new_graphs()
+
+    def _new_graphs(self) -> StepGraphs | None:
+        if self._device.type != "cuda":
+            return None
+        return StepGraphs(self.model, self._k_cache, self._v_cache)
 
     def clear(self) -> None:
         """Zero all KV, after a step that may have left NaN in it."""
@@ -116,6 +82,7 @@ class ModelRunner:
 
     def free_kv(self) -> None:
         """Let go of the KV's memory; nothing runs until `restore_kv`."""
+        self._graphs = None  # they know the caches, and the weights, by their addresses
         self._k_cache = self._k_cache.new_empty(0)
         self._v_cache = self._v_cache.new_empty(0)
 
@@ -123,6 +90,7 @@ class ModelRunner:
         """Take the memory back, with nothing in it."""
         self._k_cache = self._k_cache.new_zeros(self._kv_shape)
         self._v_cache = self._v_cache.new_zeros(self._kv_shape)
+        self._graphs = self._new_graphs()
 
     @torch.inference_mode()
     def run(self, step: Step) -> Sampled:
@@ -146,9 +114,8 @@ class ModelRunner:
             counts,
             self._k_cache[0],
         )
-        attention = PagedAttention(self._k_cache, self._v_cache, slots, plan)
         self.prepare_seconds = perf_counter() - begun
-        hidden = self.model(tokens, positions, attention)
+        hidden = self._forward(tokens, positions, slots, plan)
         begun = perf_counter()
         ends = dict(zip(order, np.cumsum(counts).tolist(), strict=True))
         sampled = self._sample(hidden, step, ends)
@@ -156,6 +123,18 @@ class ModelRunner:
             sampled = self._with_scores(sampled, hidden, step, ends)
         self.sample_seconds = perf_counter() - begun
         return sampled
+
+    def _forward(
+        self, tokens: Tensor, positions: Tensor, slots: Tensor, plan: AttentionPlan
+    ) -> Tensor:
+        """Hidden states [rows, C], read before the next step's."""
+        if self._graphs is not None:
+            hidden = self._graphs.run(tokens, positions, slots, plan)
+            if hidden is not None:
+                return hidden
+        attention = PagedAttention(self._k_cache, self._v_cache, slots, plan)
+        computed: Tensor = self.model(tokens, positions, attention)
+        return computed
 
     def _inputs(
         self, sequences: list[Sequence], counts: list[int]
@@ -207,7 +186,9 @@ class ModelRunner:
         tokens, logprobs, plain_logprobs = sample(
             logits[:num_rows], *self._columns, torch.tensor(positions, device=self._device)
         )
-        return Sampled(tokens.tolist(), logprobs.tolist(), plain_logprobs.tolist())
+        # One copy to the host: fp64 holds every token id and every fp32 as it is.
+        drawn = torch.stack([x.double() for x in (tokens, logprobs, plain_logprobs)]).tolist()
+        return Sampled([int(token) for token in drawn[0]], drawn[1], drawn[2])
 
     def _columns_of(self, samplings: list[Sampling]) -> Columns:
         """Temperature, top-k, top-p, min-p and seed [rows] each."""
