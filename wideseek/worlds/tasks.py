@@ -123,6 +123,14 @@ class _World:
         train = self.split == "train"
         # Cells that end alike ("km² |") are where a table jumps from one row to another.
         alike = {a.label for a in attributes if train and self.rng.random() < 0.45}
+        # So are cells that many rows have, such as a continent or a currency.
+        few = {
+            a.label: [
+                draw_value(a.kind, self.lexicon, self.rng) for _ in range(self.rng.randint(1, 3))
+            ]
+            for a in attributes
+            if train and self.rng.random() < 0.15
+        }
         for _ in range(count):
             name = self.fresh_name()
             if train and entities and self.rng.random() < 0.08:
@@ -134,6 +142,8 @@ class _World:
                     value = self._echo(name, attribute.kind, value, list(facts.values()))
                 if attribute.label in alike and entities and self.rng.random() < 0.6:
                     value = self._alike(value, self.rng.choice(entities).facts[attribute.label])
+                if attribute.label in few and self.rng.random() < 0.9:
+                    value = self.rng.choice(few[attribute.label])
                 if train and self.rng.random() < 0.06:
                     value = made_up.marked(value, self.rng)
                 facts[attribute.label] = value
