@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.engine.conftest import weights_of
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
 from wideseek.engine.model_runner import ModelRunner
@@ -59,6 +58,10 @@ def jobs() -> Iterator[list[tuple[list[int], Sampling]]]:
     ]
 
 
+def weights(model: Qwen3) -> list[tuple[str, torch.Tensor]]:
+    return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+
+
 def run(model: Qwen3, jobs: list[tuple[list[int], Sampling]]) -> list[Completion]:
     with Engine(model, EngineConfig(num_pages=400, page_size=64)) as engine:
         return engine.generate_batch(jobs)
@@ -93,10 +96,10 @@ def test_graphs_read_new_weights_and_survive_sleep(
     cold = run(other, jobs)
     with Engine(network(0), EngineConfig(num_pages=400, page_size=64)) as engine:
         engine.generate_batch(jobs)
-        engine.update_weights(weights_of(other))
+        engine.update_weights(weights(other))
         close(engine.generate_batch(jobs), cold)
         engine.sleep(drop_weights=True)
-        engine.wake(weights_of(other))
+        engine.wake(weights(other))
         close(engine.generate_batch(jobs), cold)
 
 

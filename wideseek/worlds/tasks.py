@@ -106,7 +106,7 @@ class _World:
                 made_up.sibling(a, self.lexicon, self.rng)
                 for a in self.rng.sample(chosen, self.rng.randint(1, 2))
             ]
-        return chosen
+        return list({a.label: a for a in chosen}.values())  # made-up labels may meet
 
     def draw_kind(self) -> tuple[str, str]:
         """Singular and plural; in training also made-up words, and words that are facts elsewhere ("the capitals of")."""
