@@ -142,8 +142,9 @@ class ModelRunner:
         """Token ids and positions [rows] of the uncomputed tokens, padded, and their slots [T]."""
         num_tokens = sum(counts)
         num_rows = -(-num_tokens // ROW_TILE) * ROW_TILE
-        tokens, positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
-        pages = np.empty(num_tokens, np.int64)
+        # One tensor, one copy: ROW_TILE keeps each of its rows at a multiple of 16 bytes.
+        inputs = np.zeros((3, num_rows), np.int64)
+        tokens, positions, pages = inputs
         row = 0
         for sequence, count in zip(sequences, counts, strict=True):
             first, end = sequence.num_computed, sequence.num_computed + count
@@ -155,13 +156,9 @@ class ModelRunner:
                 span = positions[row : row + count] = np.arange(first, end)
                 pages[row : row + count] = sequence.pages[span // self._page_size]
             row += count
-        slots = pages * self._page_size + positions[:num_tokens] % self._page_size
-        as_tensor = torch.from_numpy
-        return (
-            as_tensor(tokens).to(self._device),
-            as_tensor(positions).to(self._device),
-            as_tensor(slots).to(self._device),
-        )
+        inputs[2] = pages * self._page_size + positions % self._page_size
+        moved = torch.from_numpy(inputs).to(self._device)
+        return moved[0], moved[1], moved[2, :num_tokens]
 
     def _sample(self, hidden: Tensor, step: Step, ends: dict[int, int]) -> Sampled:
         """Next tokens of the wanted rows, those of scored sequences apart; `ends` in hidden."""

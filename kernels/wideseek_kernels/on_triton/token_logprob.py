@@ -54,6 +54,8 @@ class TokenLogprob(torch.autograd.Function):
             BAND=BAND,
             num_warps=8,
             num_stages=3,
+            # Two programs on a multiprocessor: one multiplies while the other sums up.
+            maxnreg=128 if hidden.element_size() == 2 else None,
         )
         logprobs, entropies, sums = (torch.empty_like(chosen) for _ in range(3))
         merge_kernel[(tiles,)](
