@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from sft import SftConfig, batch_loss, bf16_is_faster, draw_batch, make_optimizers, rate_at
+from sft import (
+    SftConfig,
+    batch_loss,
+    bf16_is_faster,
+    draw_batch,
+    make_optimizers,
+    mean_losses,
+    rate_at,
+)
 from wideseek_train.bad_habits import Habits, draw_hasty_examples
 from wideseek_train.checkpoint import TOKENIZER_FILES
 from wideseek_train.config import load_settings
@@ -63,7 +71,7 @@ def main() -> None:
     for step in range(config.steps):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate_at(step, schedule) * group["initial_lr"]
-        batch = draw_batch(lambda: next(examples), carry, config.tokens_per_step)
+        batch = draw_batch(examples, carry, config.tokens_per_step)
         loss, by_role = batch_loss(model, batch, schedule.read_weight, rng, bf16=bf16)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -71,8 +79,7 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
         if (step + 1) % 10 == 0:
-            told = {role: round(sum(own) / len(own), 4) for role, own in sorted(by_role.items())}
-            print(f"step {step + 1}: {told}", file=sys.stderr, flush=True)
+            print(f"step {step + 1}: {mean_losses(by_role)}", file=sys.stderr, flush=True)
     save_model(model, out, torch.bfloat16)
     for name in TOKENIZER_FILES:
         if (start / name).is_file():

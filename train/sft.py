@@ -177,6 +177,12 @@ def batch_loss(
     return losses.sum() / (0.35 * len(ids)), by_role
 
 
+def mean_losses(by_role: torch.Tensor) -> dict[str, float]:
+    """Nats a said token of the roles that spoke, from sums and counts [len(ROLES), 2]."""
+    pairs = zip(ROLES, by_role.tolist(), strict=True)
+    return {role: round(total / count, 4) for role, (total, count) in pairs if count}
+
+
 def average_gradients(model: Qwen3, ranks: int) -> None:
     """Mean of all gradients over the ranks, in one message."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -334,11 +340,7 @@ def main() -> None:
         if rank == 0 and (step + 1) % config.log_steps == 0:
             line = {"step": step + 1, "minutes": round((time.monotonic() - began) / 60, 2)}
             line |= {"tokens": tokens, "grad_norm": round(norm.item(), 3)}
-            line |= {
-                f"loss_{role}": round(total / count, 4)
-                for role, (total, count) in zip(ROLES, losses.tolist(), strict=True)
-                if count
-            }
+            line |= {f"loss_{role}": mean for role, mean in mean_losses(losses).items()}
             with (out / "sft_log.jsonl").open("a") as log:
                 print(json.dumps(line), file=log)
             print(line, file=sys.stderr, flush=True)

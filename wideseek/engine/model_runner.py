@@ -6,6 +6,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
+from wideseek_kernels.kv_cache import new_kv_cache
 from wideseek_kernels.paged_attention import ROW_TILE, AttentionPlan, plan_attention
 from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
@@ -64,11 +65,16 @@ class ModelRunner:
         """What the last step spent on inputs and plan, and on logits and sampling."""
         self._samplings: list[Sampling] = []
         self._columns = self._columns_of([])
-        # Zeros, not noise: masked keys are multiplied by 0, which does not silence a NaN.
-        self._k_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self._v_cache = torch.zeros_like(self._k_cache)
-        self._kv_shape = self._k_cache.shape
+        self._kv_shape, self._kv_dtype = shape, weight.dtype
+        self._k_cache, self._v_cache = self._new_kv()
         self._graphs = self._new_graphs()
+
+    def _new_kv(self) -> tuple[Tensor, Tensor]:
+        # Zeros, not noise: masked keys are multiplied by 0, which does not silence a NaN.
+        k_cache, v_cache = (
+            new_kv_cache(self._kv_shape, self._kv_dtype, self._device) for _ in range(2)
+        )
+        return k_cache, v_cache
 
     def _new_graphs(self) -> StepGraphs | None:
         if self._device.type != "cuda":
@@ -88,8 +94,7 @@ class ModelRunner:
 
     def restore_kv(self) -> None:
         """Take the memory back, with nothing in it."""
-        self._k_cache = self._k_cache.new_zeros(self._kv_shape)
-        self._v_cache = self._v_cache.new_zeros(self._kv_shape)
+        self._k_cache, self._v_cache = self._new_kv()
         self._graphs = self._new_graphs()
 
     @torch.inference_mode()
