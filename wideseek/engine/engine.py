@@ -323,9 +323,6 @@ class Engine:
             self._stats = self._snapshot()
 
     def _loop(self) -> None:
-        device = self.model.model.embed_tokens.weight.device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # a thread begins on the first, wherever its maker is
         while self._begin_turn():
             try:
                 if not (self._paused or self._asleep):

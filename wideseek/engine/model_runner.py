@@ -6,7 +6,6 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
-from wideseek_kernels.kv_cache import new_kv_cache
 from wideseek_kernels.paged_attention import ROW_TILE, AttentionPlan, plan_attention
 from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
@@ -65,16 +64,11 @@ class ModelRunner:
         """What the last step spent on inputs and plan, and on logits and sampling."""
         self._samplings: list[Sampling] = []
         self._columns = self._columns_of([])
-        self._kv_shape, self._kv_dtype = shape, weight.dtype
-        self._k_cache, self._v_cache = self._new_kv()
-        self._graphs = self._new_graphs()
-
-    def _new_kv(self) -> tuple[Tensor, Tensor]:
         # Zeros, not noise: masked keys are multiplied by 0, which does not silence a NaN.
-        k_cache, v_cache = (
-            new_kv_cache(self._kv_shape, self._kv_dtype, self._device) for _ in range(2)
-        )
-        return k_cache, v_cache
+        self._k_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self._v_cache = torch.zeros_like(self._k_cache)
+        self._kv_shape = self._k_cache.shape
+        self._graphs = self._new_graphs()
 
     def _new_graphs(self) -> StepGraphs | None:
         if self._device.type != "cuda":
@@ -94,7 +88,8 @@ class ModelRunner:
 
     def restore_kv(self) -> None:
         """Take the memory back, with nothing in it."""
-        self._k_cache, self._v_cache = self._new_kv()
+        self._k_cache = self._k_cache.new_zeros(self._kv_shape)
+        self._v_cache = self._v_cache.new_zeros(self._kv_shape)
         self._graphs = self._new_graphs()
 
     @torch.inference_mode()
@@ -147,9 +142,8 @@ class ModelRunner:
         """Token ids and positions [rows] of the uncomputed tokens, padded, and their slots [T]."""
         num_tokens = sum(counts)
         num_rows = -(-num_tokens // ROW_TILE) * ROW_TILE
-        # One tensor, one copy: ROW_TILE keeps each of its rows at a multiple of 16 bytes.
-        inputs = np.zeros((3, num_rows), np.int64)
-        tokens, positions, pages = inputs
+        tokens, positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
+        pages = np.empty(num_tokens, np.int64)
         row = 0
         for sequence, count in zip(sequences, counts, strict=True):
             first, end = sequence.num_computed, sequence.num_computed + count
@@ -161,9 +155,13 @@ class ModelRunner:
                 span = positions[row : row + count] = np.arange(first, end)
                 pages[row : row + count] = sequence.pages[span // self._page_size]
             row += count
-        inputs[2] = pages * self._page_size + positions % self._page_size
-        moved = torch.from_numpy(inputs).to(self._device)
-        return moved[0], moved[1], moved[2, :num_tokens]
+        slots = pages * self._page_size + positions[:num_tokens] % self._page_size
+        as_tensor = torch.from_numpy
+        return (
+            as_tensor(tokens).to(self._device),
+            as_tensor(positions).to(self._device),
+            as_tensor(slots).to(self._device),
+        )
 
     def _sample(self, hidden: Tensor, step: Step, ends: dict[int, int]) -> Sampled:
         """Next tokens of the wanted rows, those of scored sequences apart; `ends` in hidden."""
