@@ -1,6 +1,6 @@
 """Supervised start of the mini model: `python train/sft.py OUT [key=value ...]`, read from top to bottom.
 
-Makes the tokenizer, starts a Qwen3 network from induction weights, trains it on demonstrations drawn as it goes, and writes
+Makes the tokenizer, starts a Qwen3 network from weights that copy, trains it on demonstrations drawn as it goes, and writes
 an ordinary Hugging Face folder. Two processes share a CPU better than two threads: `torchrun --nproc-per-node 2`. One GPU is
 used where there is one, and then waits for its examples: give it as many producers as the machine has cores.
 """
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from wideseek_train.config import load_settings
 from wideseek_train.demonstrations import Example, draw_examples
 from wideseek_train.induction import init_induction, stem_ids
+from wideseek_train.long_match import HEADS, WIDTH, add_long_match
 from wideseek_train.muon import Muon
 from wideseek_train.tokenizer import build_tokenizer, save_tokenizer
 
@@ -44,12 +45,12 @@ class SftConfig:
     start: str = ""  # a folder to continue from; empty starts from induction weights
     producers: int = 1  # processes of a rank that make examples
     stems: int = 1700
-    hidden_size: int = 320
+    hidden_size: int = 384  # a start that is 64 narrower gets a head that copies by long contexts
     intermediate_size: int = 512
     num_layers: int = (
         5  # those that a start lacks are put in before its last two, and change nothing at first
     )
-    num_heads: int = 4
+    num_heads: int = 6
     rope_theta: float = 1e8
     max_positions: int = 32768
     steps: int = 7000
@@ -266,7 +267,10 @@ def start_model(config: SftConfig, out: Path, rank: int) -> Qwen3:
                 "generation_config.json",
             ):
                 (out / name).write_bytes((Path(config.start) / name).read_bytes())
-        return deepen(load_model(config.start), config.num_layers, config.seed)
+        model = load_model(config.start)
+        if model.config.hidden_size == config.hidden_size - WIDTH:
+            model = add_long_match(model, 0.5, config.seed)
+        return deepen(model, config.num_layers, config.seed)
     tokenizer = build_tokenizer(config.stems, config.seed)
     if rank == 0:
         save_tokenizer(tokenizer, out)
@@ -275,18 +279,18 @@ def start_model(config: SftConfig, out: Path, rank: int) -> Qwen3:
         ModelConfig(
             architecture="Qwen3ForCausalLM",
             vocab_size=vocab_size,
-            hidden_size=config.hidden_size,
+            hidden_size=config.hidden_size - WIDTH,
             intermediate_size=config.intermediate_size,
             num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_heads,
+            num_heads=config.num_heads - HEADS,
+            num_kv_heads=config.num_heads - HEADS,
             head_dim=64,
             max_position_embeddings=config.max_positions,
             rope_theta=config.rope_theta,
         )
     )
     init_induction(model, config.seed, stem_ids(tokenizer.get_vocab(), vocab_size))
-    return model
+    return add_long_match(model, 2.0, config.seed)
 
 
 def main() -> None:
@@ -304,7 +308,10 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-    model = start_model(config, out, rank)
+    try:
+        model = start_model(config, out, rank)
+    except ValueError as error:
+        sys.exit(f"sft: {error}")
     if ranks > 1:
         dist.barrier()
 

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from wideseek_train.induction import init_induction
 
+from wideseek.model.qwen3 import DecoderLayer, Qwen3
 from wideseek.model.renderer import Renderer
-from wideseek.model.weights import load_model
+from wideseek.model.weights import load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -57,3 +61,32 @@ def test_sft_learns_and_goes_on(tmp_path: Path) -> None:
 def test_wrong_settings_are_one_line(tmp_path: Path) -> None:
     done = run_sft(str(tmp_path / "x"), "stepz=3")
     assert done.returncode != 0 and "stepz" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_narrower_start_gets_the_long_match(tmp_path: Path) -> None:
+    """64 narrower, with 2 heads less a layer: what the network was before it had one."""
+    narrow, out = tmp_path / "narrow", tmp_path / "out"
+    narrow.mkdir()
+    mini = ROOT / "wideseek/model/mini"
+    for file in (*mini.glob("*tokenizer*"), *mini.glob("chat*"), *mini.glob("generation*")):
+        (narrow / file.name).write_bytes(file.read_bytes())
+    config = replace(
+        load_model(mini).config, num_layers=2, hidden_size=320, num_heads=4, num_kv_heads=4
+    )
+    model = Qwen3(config)
+    model.init_weights(0)
+    save_model(model, narrow, torch.bfloat16)
+    done = run_sft(str(out), f"start={narrow}", "steps=1", *SMALL)
+    assert done.returncode == 1 and "norms of layer 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    init_induction(model, 0, [(i, 0) for i in range(config.vocab_size)])
+    save_model(model, narrow, torch.bfloat16)
+    done = run_sft(str(out), f"start={narrow}", "steps=1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    grown = load_model(out)
+    assert (grown.config.hidden_size, grown.config.num_heads) == (384, 6)
+    first = grown.model.layers[0]
+    assert isinstance(first, DecoderLayer)
+    # The constant that its windows ask with.
+    assert first.input_layernorm.weight[320].item() == pytest.approx(1, abs=0.01)

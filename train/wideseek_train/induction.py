@@ -74,7 +74,8 @@ def _init_embedding(
     weight[:, CONST] = 1.0
 
 
-def _attention(model: Qwen3, layer: int) -> SelfAttention:
+def attention_of(model: Qwen3, layer: int) -> SelfAttention:
+    """The attention of a layer."""
     found = model.model.layers[layer]
     assert isinstance(found, DecoderLayer)
     return found.self_attn
@@ -87,7 +88,8 @@ def _sharpen(attn: SelfAttention) -> None:
         norm.weight.fill_(4.0)
 
 
-def _head(weight: Tensor, head: int) -> Tensor:
+def head_rows(weight: Tensor, head: int) -> Tensor:
+    """A view of a head's rows of a projection [H * HEAD, C]."""
     return weight[head * HEAD : (head + 1) * HEAD]
 
 
@@ -98,7 +100,7 @@ def _place(back: int) -> slice:
 
 def _copy_content(attn: SelfAttention, head: int, rows: slice, gain: float) -> None:
     """Let a head read the content of what it attends to and add it to `rows` of the residual stream."""
-    value, columns = _head(attn.v_proj.weight, head), slice(head * HEAD, head * HEAD + CONTENT)
+    value, columns = head_rows(attn.v_proj.weight, head), slice(head * HEAD, head * HEAD + CONTENT)
     value.zero_()
     value[:CONTENT, :CONTENT] = torch.eye(CONTENT)
     attn.o_proj.weight[:, head * HEAD : (head + 1) * HEAD] = 0
@@ -109,7 +111,7 @@ def _copy_content(attn: SelfAttention, head: int, rows: slice, gain: float) -> N
 
 def _init_previous_heads(model: Qwen3) -> None:
     """Head h of layer 0 attends to the token OFFSETS[h] back and copies its content to that token's place."""
-    attn = _attention(model, 0)
+    attn = attention_of(model, 0)
     cos, sin = rotary_tables(model.config, torch.device("cpu"))
     key = torch.zeros(1, 1, HEAD)
     # Three fast pairs with unlike periods: their sum peaks at the wanted offset only.
@@ -122,8 +124,8 @@ def _init_previous_heads(model: Qwen3) -> None:
         # A query turned back by `offset` meets the key of that many tokens before at angle zero.
         back, _ = apply_rotary(key, key, cos[offset : offset + 1], -sin[offset : offset + 1])
         for weight, vector in ((attn.q_proj.weight, back), (attn.k_proj.weight, key)):
-            _head(weight, head).zero_()
-            _head(weight, head)[:, CONST] = vector[0, 0]
+            head_rows(weight, head).zero_()
+            head_rows(weight, head)[:, CONST] = vector[0, 0]
         _copy_content(attn, head, _place(offset), 1.0)
 
 
@@ -133,15 +135,15 @@ def _init_match_heads(model: Qwen3, generator: torch.Generator) -> None:
     A head's dimensions hold the sum of all compared tokens, each turned by a matrix of its own: the more of the last tokens
     agree with those before a place, the higher its score.
     """
-    attn = _attention(model, 1)
+    attn = attention_of(model, 1)
     frequencies = rotary_frequencies(model.config)
     # Pairs that stand still over thousands of tokens.
     slow = [f for f in range(HEAD // 2) if frequencies[f] < 3e-4]
     dims = torch.tensor([*slow, *(f + HEAD // 2 for f in slow)])
     _sharpen(attn)
     for head, (shares, gain) in enumerate(MATCHES):
-        _head(attn.q_proj.weight, head).zero_()
-        _head(attn.k_proj.weight, head).zero_()
+        head_rows(attn.q_proj.weight, head).zero_()
+        head_rows(attn.k_proj.weight, head).zero_()
         for back, share in enumerate(shares):
             square = torch.linalg.qr(torch.randn(CONTENT, CONTENT, generator=generator))[0]
             turn = square[: len(dims)] * math.sqrt(share)

@@ -20,6 +20,8 @@ year {w}; {w}, {w} year, when {w}, year of {w}
 number of {W}; {W}, how many {W}, total {W}, {w} count
 {w} name; {w}, {W}, name of the {w}
 largest {w}; largest {W}, biggest {w}, main {w}
+{W}; {w}, main {W}, its {W}, {W} of note
+{W}; {W}, {w}, known {W}
 """
 # Labels of two words, W and V.
 _TWO_WORDS = """

@@ -33,7 +33,7 @@ _FORMS = {
     "plain": "<plain> {s}<plain_join> {c}",
 }
 _FORM_WEIGHTS: dict[Split, tuple[int, ...]] = {
-    "train": (44, 24, 8, 14, 8, 18, 30),
+    "train": (44, 24, 8, 14, 13, 18, 30),
     "test": (50, 16, 8, 18, 8, 0, 0),
 }
 
@@ -135,7 +135,8 @@ def _carrier(template: str, split: Split, rng: random.Random, thanks: str = "tha
         text += "?" if first_sentence and _ASKS.match(text) else "."
     if rng.random() < 0.06:
         words = _expand(f"<{thanks}>", split, rng)
-        text += "." if train and text[-1] not in ".?!" and words[1].isupper() else ""
+        if train and text[-1] not in ".?!" and words[1].isupper() and rng.random() < 0.6:
+            text += "."
         text += words
     if rng.random() < (0.14 if train else 0.05):
         text = _greet(text, split, rng)
