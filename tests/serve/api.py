@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from tests.agents.scripted import lines
 from tests.serve.tiny import ScriptedGenerate, ScriptedModel
 from wideseek.backends import Backends
+from wideseek.engine.stats import EngineStats
 from wideseek.model.renderer import Renderer
 from wideseek.serve.app import create_app
 from wideseek.serve.chat import ServedModel
@@ -19,6 +21,7 @@ from wideseek.serve.runs import Runs
 from wideseek.tools.corpus import Corpus
 from wideseek.tools.outcome import Page
 
+COUNTED = {field.name: n for n, field in enumerate(fields(EngineStats), 1) if field.name != "times"}
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -42,6 +45,7 @@ class Api:
             generate=self.generate,
             max_model_len=200,
             created=1_700_000_000,
+            numbers=EngineStats(**COUNTED).numbers,
         )
         self.key, self.max_calls = key, max_calls
         self.app = self.create_app()

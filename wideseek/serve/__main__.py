@@ -114,6 +114,7 @@ async def answer_calls(
         generate=model.engine.generate,
         max_model_len=model.max_model_len,
         created=int(time.time()),
+        numbers=lambda: model.engine.stats().numbers(),
     )
     app = create_app(
         served,

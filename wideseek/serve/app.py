@@ -12,6 +12,7 @@ from wideseek.serve.bodies import ChatBody, ResearchBody
 from wideseek.serve.chat import Chat, ServedModel
 from wideseek.serve.errors import ApiError, install_error_handlers
 from wideseek.serve.guard import Guard
+from wideseek.serve.metrics import CONTENT_TYPE, exposition
 from wideseek.serve.runs import Runs
 
 
@@ -41,6 +42,11 @@ def create_app(
     @app.get("/health")
     async def health() -> JSONResponse:
         return JSONResponse({"status": "ok"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        numbers = {**model.numbers(), "runs": runs.num_live}
+        return Response(exposition(numbers), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def models() -> JSONResponse:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,13 +38,17 @@ class StreamingGenerate(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A loaded model under the name clients ask for. created: Unix seconds."""
+    """A loaded model under the name clients ask for.
+
+    created: Unix seconds. numbers: what its engine counts and measures (`EngineStats.numbers`).
+    """
 
     name: str
     renderer: Renderer
     generate: StreamingGenerate
     max_model_len: int
     created: int
+    numbers: Callable[[], Mapping[str, float]]
 
 
 class Chat:

@@ -41,6 +41,11 @@ class Runs:
         self._cancel = asyncio.Event()
         self._live: set[asyncio.Task[Answered]] = set()
 
+    @property
+    def num_live(self) -> int:
+        """Runs under way."""
+        return len(self._live)
+
     def start(self, body: ResearchBody) -> asyncio.Task[Answered]:
         """Start a run; ApiError if it asks for more than there is."""
         if len(self._live) >= MAX_RUNS:
