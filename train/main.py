@@ -42,6 +42,7 @@ from wideseek_train.measure import (
     SCORED,
     Stopwatch,
     failed_share,
+    measure_engine,
     measure_evaluation,
     measure_rollouts,
     measure_step,
@@ -352,8 +353,10 @@ def train(run: Run) -> None:
         run.record(scores | watch.seconds)
     while trainer.steps_done < config.steps:
         watch = Stopwatch(config.step_seconds)
+        idle = run.engine.stats()
         groups = run.collect()
         watch.lap("gen")
+        served = measure_engine(idle, run.engine.stats(), watch.seconds["timing_s/gen"])
         samples = assign_advantages(
             groups,
             baseline=config.baseline,
@@ -363,7 +366,7 @@ def train(run: Run) -> None:
             turns=config.turns,
             frozen=config.frozen,
         )
-        values = run.check(groups, samples)
+        values = served | run.check(groups, samples)
         batch = make_batch(
             samples,
             token_budget=config.trainer.token_budget,

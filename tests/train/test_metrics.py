@@ -4,12 +4,17 @@ import json
 import math
 import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from wideseek_train.metrics import STEP, MetricsLog, read_lines, read_metrics
+from wideseek_train.measure import measure_engine
+from wideseek_train.metrics import METRICS, STEP, MetricsLog, read_lines, read_metrics
+
+from tests.train.start import lone_rank
+from wideseek.engine.stats import EngineStats, Spread, StepTimes
 
 
 def test_metrics_are_registered_and_cut_back_on_resume(tmp_path: Path) -> None:
@@ -41,6 +46,35 @@ def test_numbers_that_are_none_are_null_in_the_record(tmp_path: Path) -> None:
     assert math.isnan(read["actor/grad_norm"]) and read["actor/lr"] == 0.5
     MetricsLog(tmp_path, 1, {}, wandb=False)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["mismatch/max"] is None
+
+
+def test_engine_numbers_are_those_between_two_looks() -> None:
+    """Counts since the start would hide what a step was like; a rate without anything to share is left out."""
+    counts = {field.name: 0 for field in fields(EngineStats) if field.name != "times"}
+    asleep = EngineStats(**counts)
+    before = replace(asleep, generated_tokens=1000, prefix_hit_tokens=900, preemptions=5)
+    after = replace(
+        before,
+        generated_tokens=1400,
+        prefix_hit_tokens=960,
+        prefill_tokens_computed=20,
+        preemptions=7,
+        times=StepTimes(inter_token=Spread(count=9, p99=0.25)),
+    )
+    guessed = replace(after, draft_tokens=10, accepted_tokens=4)
+    with lone_rank():
+        values = measure_engine(before, after, 8.0)
+        assert measure_engine(before, guessed, 8.0)["engine/acceptance"] == 0.4
+        assert "engine/prefix_hit_rate" not in measure_engine(asleep, asleep, 1.0)
+    assert values == {
+        "engine/generated_tokens": 400,
+        "engine/throughput": 50,
+        "engine/prefill_tokens": 20,
+        "engine/preemptions": 2,
+        "engine/inter_token_p99": 0.25,
+        "engine/prefix_hit_rate": 0.75,
+    }
+    assert values.keys() <= METRICS.keys()
 
 
 def test_wandb_mirrors_offline_with_one_step_axis(

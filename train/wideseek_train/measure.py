@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from wideseek.engine.stats import EngineStats
 from wideseek.trajectory import End, Trajectory
 from wideseek_train.batch import ROLES
 from wideseek_train.graded import Graded, GradedGroup, Reward
@@ -48,6 +49,12 @@ _NAMES = (
 )
 
 
+_ENGINE_COUNTS = (
+    *("generated_tokens", "prefill_tokens_computed", "prefix_hit_tokens"),
+    *("draft_tokens", "accepted_tokens", "preemptions"),
+)
+
+
 def measure_rollouts(
     groups: Sequence[GradedGroup], samples: Mapping[int, Sequence[Sample]]
 ) -> dict[str, float]:
@@ -65,6 +72,25 @@ def measure_rollouts(
     trajectories = (t for attempt in attempts for t in attempt.rollout.trajectories)
     longest = max((max(_turn_lengths(t), default=0) for t in trajectories), default=0)
     return _means(sum_over_ranks(sums)) | {"response_length/max": max_over_ranks(longest)}
+
+
+def measure_engine(before: EngineStats, after: EngineStats, seconds: float) -> dict[str, float]:
+    """What the engines did between two looks at them, `seconds` apart; rates only where there was something to share."""
+    sums = sum_over_ranks(
+        {name: getattr(after, name) - getattr(before, name) for name in _ENGINE_COUNTS}
+    )
+    values = {
+        "engine/generated_tokens": sums["generated_tokens"],
+        "engine/throughput": sums["generated_tokens"] / max_over_ranks(seconds),
+        "engine/prefill_tokens": sums["prefill_tokens_computed"],
+        "engine/preemptions": sums["preemptions"],
+        "engine/inter_token_p99": max_over_ranks(after.times.inter_token.p99),
+    }
+    if prefill := sums["prefix_hit_tokens"] + sums["prefill_tokens_computed"]:
+        values["engine/prefix_hit_rate"] = sums["prefix_hit_tokens"] / prefill
+    if sums["draft_tokens"]:
+        values["engine/acceptance"] = sums["accepted_tokens"] / sums["draft_tokens"]
+    return values
 
 
 def measure_evaluation(attempts: Sequence[Graded]) -> dict[str, float]:
