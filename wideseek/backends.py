@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, get_args
 
@@ -38,7 +39,9 @@ class Model(Protocol):
     @property
     def max_model_len(self) -> int | None: ...
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> Dialogue: ...
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str = ""
+    ) -> Dialogue: ...
 
     async def close(self) -> None: ...
 
@@ -63,11 +66,13 @@ class LocalModel:
     def max_model_len(self) -> int:
         return self.engine.max_model_len
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> TokenDialogue:
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str = ""
+    ) -> TokenDialogue:
         """Start a Dialogue of at most max_model_len tokens."""
         return TokenDialogue(
             self.renderer,
-            self.engine.generate,
+            partial(self.engine.generate, session=session),
             messages,
             tools,
             max_model_len=self.max_model_len,

@@ -152,5 +152,9 @@ class Dialogue(Protocol):
 
 
 ToolSchema = dict[str, Any]
-OpenDialogue = Callable[[Sequence[Message], Sequence[ToolSchema]], Dialogue]
-"""Starts a Dialogue from the first messages and the JSON schemas of the tools the role may call."""
+OpenDialogue = Callable[[Sequence[Message], Sequence[ToolSchema], str], Dialogue]
+"""Starts a Dialogue from the first messages, the JSON schemas of the tools the role may call, and a session.
+
+The session says whose turns these are, as a path from the run down: "a1b2/lead/sub-3" is a subagent of "a1b2/lead". An
+engine keeps a session's KV between turns, and shares itself out among runs.
+"""

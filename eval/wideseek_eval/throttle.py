@@ -22,9 +22,11 @@ class ThrottledModel:
     def max_model_len(self) -> int | None:
         return self._model.max_model_len
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> "ThrottledDialogue":
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str = ""
+    ) -> "ThrottledDialogue":
         """Start a Dialogue of the model."""
-        return ThrottledDialogue(self._model.open(messages, tools), self._open)
+        return ThrottledDialogue(self._model.open(messages, tools, session), self._open)
 
     async def close(self) -> None:
         await self._model.close()

@@ -109,14 +109,18 @@ class Talk:
 
 
 class Cast:
-    """Opens Talks that all speak by one function, and keeps them in order."""
+    """Opens Talks that all speak by one function, and keeps them and their sessions in order."""
 
     def __init__(self, speak: Speak) -> None:
         self.speak = speak
         self.talks: list[Talk] = []
+        self.sessions: list[str] = []
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> Dialogue:
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str = ""
+    ) -> Dialogue:
         self.talks.append(Talk(messages, tools, self.speak))
+        self.sessions.append(session)
         return self.talks[-1]
 
 

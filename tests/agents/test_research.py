@@ -11,6 +11,9 @@ from tests.agents.scripted import Cast, Pages, Speak, Talk, access, call, lines,
 from wideseek.agents.limits import Limits
 from wideseek.agents.prompts import load_prompts
 from wideseek.agents.research import Research
+from wideseek.backends import LocalModel, find_model_folder
+from wideseek.generation import Message, Sampling
+from wideseek.model.renderer import Renderer
 from wideseek.runs.events import EventType
 from wideseek.trajectory import End, Rollout
 
@@ -324,3 +327,41 @@ def test_model_that_is_down_fails_the_run_as_data() -> None:
         EventType.WARNING,
         {"message": "unauthorized: no key", "kind": "unauthorized"},
     ) in events
+
+
+def test_agents_name_their_sessions() -> None:
+    """A subagent's is below the lead's, a page reader's below the agent's, and no two runs have one in common."""
+    reader = Cast(saying("Lima"))
+    research, leads, subs = team(
+        saying(spawn("Peru", "Brazil"), "done"),
+        saying(call("access", urls=[{"url": "https://w/Peru", "info_to_extract": "all"}]), "Lima"),
+        open_reader=reader.open,
+        known_urls=frozenset(WORLD),
+    )
+    for _ in range(2):
+        ask(research)
+    first, second = leads.sessions
+    assert first != second and first.endswith("/lead") and first.count("/") == 1
+    assert subs.sessions[:2] == [f"{first}/sub-1", f"{first}/sub-2"]
+    assert subs.sessions[2:] == [f"{second}/sub-1", f"{second}/sub-2"]
+    assert sorted(reader.sessions[:2]) == [f"{first}/sub-1/1", f"{first}/sub-2/1"]
+    ask(research, workflow="single")
+    assert leads.sessions[2].endswith("/single")
+
+
+def test_an_engine_hears_whose_turn_it_is() -> None:
+    """An engine keeps the KV of a lead whose wave runs, if it is told that there is one."""
+    heard: list[str] = []
+
+    class Listening:
+        max_model_len = 64
+
+        async def generate(self, *_: Any, session: str) -> Any:
+            heard.append(session)
+            raise RuntimeError("enough")
+
+    renderer = Renderer.load(find_model_folder(None))
+    model = LocalModel("m", renderer, Listening())  # type: ignore[arg-type]
+    dialogue = model.open([Message(role="user", content="Hi")], (), "a/lead")
+    asyncio.run(dialogue.reply(Sampling(max_tokens=1)))
+    assert heard == ["a/lead"]

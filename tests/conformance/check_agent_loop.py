@@ -144,7 +144,9 @@ class Stage:
         self.scripts = scripts
         self.dialogues: list[ScriptedDialogue] = []
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> Dialogue:
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str
+    ) -> Dialogue:
         root = "planner" if messages[0].content == "P" else "single"
         script = f"worker:{len(self.dialogues)}" if self.dialogues else root
         dialogue = ScriptedDialogue(_render(messages), iter(self.scripts.get(script, ())))
@@ -152,7 +154,7 @@ class Stage:
         return dialogue
 
 
-def open_reader(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> Dialogue:
+def open_reader(messages: Sequence[Message], tools: Sequence[ToolSchema], session: str) -> Dialogue:
     """A reader that shows what it was asked."""
     return ScriptedDialogue(_render(messages), iter([f"sum[{messages[-1].content}]"]))
 

@@ -31,8 +31,10 @@ class ScriptedModel:
         self._answer = answer
         self._seconds = seconds
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> Dialogue:
-        return Cast(self._speak).open(messages, tools)
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str = ""
+    ) -> Dialogue:
+        return Cast(self._speak).open(messages, tools, session)
 
     async def _speak(self, talk: Talk) -> Said:
         task = next(task for task in self._tasks if talk.user.startswith(task.question))

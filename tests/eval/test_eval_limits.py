@@ -202,7 +202,7 @@ def test_only_so_many_replies_are_under_way_at_once() -> None:
             return "said"
 
     added: list[str] = []
-    plain = SimpleNamespace(name="m", max_model_len=9, open=lambda messages, tools: Counting())
+    plain = SimpleNamespace(name="m", max_model_len=9, open=lambda *opened: Counting())
     model = ThrottledModel(plain, 3)  # type: ignore[arg-type]
     assert (model.name, model.max_model_len) == ("m", 9)
 

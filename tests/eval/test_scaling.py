@@ -270,10 +270,10 @@ def test_lead_and_subagents_may_be_different_models(
     opened: dict[str, list[str]] = {}
 
     def noting(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def open_noted(messages: Any, tools: Any) -> Any:
+        def open_noted(messages: Any, tools: Any, session: str) -> Any:
             kinds = "lead" if "create_sub_agents" in str(tools) else "sub"
             opened.setdefault(name, []).append(kinds)
-            return real(messages, tools)
+            return real(messages, tools, session)
 
         return open_noted
 

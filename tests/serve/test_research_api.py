@@ -61,6 +61,7 @@ class Desk:
             generate=ScriptedGenerate("", renderer.encode),
             max_model_len=100,
             created=0,
+            numbers=dict,
         )
         self.app = create_app(served, self.runs, key=None, max_calls=100)
 

@@ -64,7 +64,9 @@ class MoodyModel:
     name: str = "moody"
     max_model_len: int = field(default=32768)
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> MoodyDialogue:
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str
+    ) -> MoodyDialogue:
         task = next(t for question, t in self.tasks.items() if question in messages[-1].content)
         return MoodyDialogue(task, self.renderer, messages, tools, model=self)
 
@@ -75,7 +77,9 @@ class MoodyModel:
 class SilentModel(MoodyModel):
     """Must not be asked anything."""
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> MoodyDialogue:
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str
+    ) -> MoodyDialogue:
         raise AssertionError("a replay asked the model")
 
 

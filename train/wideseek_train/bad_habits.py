@@ -83,7 +83,9 @@ def act_hastily(task: Task, renderer: Renderer, habits: Habits, width: int) -> R
     corpus = Corpus.from_pages(task.pages)
     opened = iter(range(1_000_000))
 
-    def open_dialogue(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> HastyDialogue:
+    def open_dialogue(
+        messages: Sequence[Message], tools: Sequence[ToolSchema], session: str
+    ) -> HastyDialogue:
         rng = random.Random(f"{task.id}/{next(opened)}")
         return HastyDialogue(task, renderer, messages, tools, habits=habits, rng=rng)
 

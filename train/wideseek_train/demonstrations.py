@@ -98,10 +98,14 @@ def demonstrate(
     tools = FlakyTools(Corpus.from_pages(task.pages), flaky, random.Random(task.id))
     spoil = random.Random(task.id)
 
-    def open_dialogue(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> ExpertDialogue:
+    def open_dialogue(
+        messages: Sequence[Message], tools: Sequence[ToolSchema], session: str
+    ) -> ExpertDialogue:
         return ExpertDialogue(task, renderer, messages, tools)
 
-    def open_sub(messages: Sequence[Message], tools: Sequence[ToolSchema]) -> ExpertDialogue:
+    def open_sub(
+        messages: Sequence[Message], tools: Sequence[ToolSchema], session: str
+    ) -> ExpertDialogue:
         kind = GarbledDialogue if spoil.random() < garbled else ExpertDialogue
         return kind(task, renderer, messages, tools)
 

@@ -78,8 +78,10 @@ class Endpoint:
         """Unknown: the server says when a context is full."""
         return None
 
-    def open(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> "EndpointDialogue":
-        """Start a Dialogue; this method is an OpenDialogue."""
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSchema], session: str = ""
+    ) -> "EndpointDialogue":
+        """Start a Dialogue; this method is an OpenDialogue. Servers know no sessions."""
         return EndpointDialogue(self, messages, tools)
 
     async def close(self) -> None:

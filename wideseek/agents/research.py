@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
+from uuid import uuid4
 
 from wideseek.agents.agent import Agent, RunCalls, Shared
 from wideseek.agents.limits import Limits
@@ -83,6 +84,7 @@ class _Run:
     def __init__(self, research: Research, question: str, seed: int) -> None:
         self.research = research
         self.question = question
+        self.name = uuid4().hex  # no other run of the engines that serve this one has it
         self.ledger = Ledger(research.budget)
         self.specs = role_specs(research.prompts, research.limits)
         self.shared = Shared(
@@ -125,7 +127,7 @@ class _Run:
         opens = self.research.open_sub if self.agents else self.research.open_lead
         agent = Agent(
             spec,
-            opens(spec.open_messages(self.question, subtask), spec.tools),
+            opens(spec.open_messages(self.question, subtask), spec.tools, self._session(agent_id)),
             run_calls,
             self.shared,
             agent_id=agent_id,
@@ -134,6 +136,10 @@ class _Run:
         )
         self.agents.append(agent)
         return agent
+
+    def _session(self, agent_id: str) -> str:
+        """A subagent's is below the root's, whose KV an engine keeps while a wave runs."""
+        return "/".join((self.name, *(agent.agent_id for agent in self.agents[:1]), agent_id))
 
     @property
     def _root_id(self) -> str | None:
@@ -148,6 +154,7 @@ class _Run:
             seen=self.seen,
             agent_id=agent_id,
             parent_id=parent_id,
+            session=self._session(agent_id),
         )
 
     async def _run_wave(self, calls: tuple[ToolCall, ...]) -> list[str]:

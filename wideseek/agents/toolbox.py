@@ -49,6 +49,7 @@ class Toolbox:
         seen: Iterable[str],
         agent_id: str,
         parent_id: str | None,
+        session: str,
     ) -> None:
         self.seen = set(seen)
         self._shared = shared
@@ -56,6 +57,7 @@ class Toolbox:
         self._access_backend = access
         self._open_reader = open_reader
         self._agent_id = agent_id
+        self._session = session
         self._emit = partial(shared.emit, agent_id=agent_id, parent_id=parent_id)
         self._issued = 0
 
@@ -130,7 +132,7 @@ class Toolbox:
             Message(role="system", content=prompts.reader_system),
             Message(role="user", content=user),
         )
-        dialogue = open_reader(messages, ())
+        dialogue = open_reader(messages, (), f"{self._session}/{call_id.rpartition('/')[2]}")
         room = limits.seq_length - dialogue.num_tokens
         if room < 1:
             return None

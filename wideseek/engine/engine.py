@@ -323,6 +323,9 @@ class Engine:
             self._stats = self._snapshot()
 
     def _loop(self) -> None:
+        device = next(self.model.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread; Triton launches where it points
         while self._begin_turn():
             try:
                 if not (self._paused or self._asleep):
