@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,6 @@ SHAPES = {
         max_position_embeddings=40960,
     ),
 }
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ MIXES = (
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=tuple(SHAPES), default="qwen3-4b")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--kv-memory-gb", type=float, default=50.0)
     parser.add_argument("--steps", type=int, default=24, help="decode steps of a repeat")
     parser.add_argument("--repeats", type=int, default=3)
@@ -86,11 +89,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
 
 
-def random_model(config: ModelConfig) -> Qwen3:
+def random_model(config: ModelConfig, device: torch.device) -> Qwen3:
     """Drawn on the device, in bf16."""
     with torch.device("meta"):
         model = Qwen3(config).to(torch.bfloat16)
-    model.to_empty(device=DEVICE)
+    model.to_empty(device=device)
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -98,13 +101,13 @@ def random_model(config: ModelConfig) -> Qwen3:
     return model
 
 
-def ceilings() -> dict[str, float]:
+def ceilings(device: torch.device) -> dict[str, float]:
     """Bytes a second of a copy, read and written, and FLOPs a second of a large bf16 product, measured here."""
-    if DEVICE.type != "cuda":
+    if device.type != "cuda":
         return {}
-    source = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
+    source = torch.empty(2**30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
 
     def seconds(call: Any) -> float:
         times = []
@@ -124,7 +127,10 @@ def ceilings() -> dict[str, float]:
 
 
 def decode(engine: Engine, mix: Mix, options: argparse.Namespace, tops: dict[str, float]) -> Any:
-    """Decode steps of a mix whose contexts were really prefilled; the floor reads weights and distinct KV once."""
+    """Decode steps of a mix whose contexts were really prefilled; the floor reads weights and distinct KV once.
+
+    On a GPU `sample` waits for the model, of which `model` is the launch alone.
+    """
     config = engine.model.config
     prompts = mix.prompts(config.vocab_size, 1)
     begun = time.perf_counter()
@@ -178,7 +184,7 @@ def swap(engine: Engine, repeats: int) -> Any:
     for _ in range(repeats + 1):
         begun = time.perf_counter()
         engine.update_weights(tensors)
-        if DEVICE.type == "cuda":
+        if tensors[0][1].is_cuda:
             torch.cuda.synchronize()
         times.append((time.perf_counter() - begun) * 1e3)
     return {"name": "weight swap", "ms": sorted(times[1:])[len(times[1:]) // 2], "runs": times}
@@ -186,8 +192,9 @@ def swap(engine: Engine, repeats: int) -> Any:
 
 def run(options: argparse.Namespace) -> None:
     """Measure one after the other; the file holds what was measured so far, whatever comes."""
-    tops = ceilings()
-    model = random_model(SHAPES[options.model])
+    device = torch.device(options.device)
+    tops = ceilings(device)
+    model = random_model(SHAPES[options.model], device)
     chunk = 8192 // options.shrink
     config = EngineConfig(
         dtype="bfloat16",
@@ -203,9 +210,15 @@ def run(options: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "model": options.model,
     }
-    head["device"] = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+    head["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
-    def keep(result: Any) -> None:
+    def keep(name: str, measured: Callable[[], Any]) -> None:
+        try:
+            result = measured()
+        # Out of memory, a step that failed, contexts beyond the pool: the other parts go on.
+        except (RuntimeError, ValueError) as error:
+            result = {"name": name, "error": str(error)}
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
         found.append(result)
         shown = {k: round(v, 3) for k, v in result.items() if isinstance(v, float)}
         print(result["name"], shown, flush=True)
@@ -214,8 +227,8 @@ def run(options: argparse.Namespace) -> None:
             options.output.write_text(json.dumps(whole, indent=1) + "\n")
 
     with Engine(model, config) as engine:
-        keep(prefill(engine, chunk, options, tops))
+        keep("prefill", lambda: prefill(engine, chunk, options, tops))
         for mix in MIXES:
             cut = replace(mix, shared=mix.shared // options.shrink, own=mix.own // options.shrink)
-            keep(decode(engine, cut, options, tops))
-        keep(swap(engine, options.repeats))
+            keep(mix.name, partial(decode, engine, cut, options, tops))
+        keep("weight swap", lambda: swap(engine, options.repeats))

@@ -209,3 +209,20 @@ def test_steps_are_split_into_their_parts(tmp_path: Path) -> None:
         assert all(part > 0 for part in parts) and sum(parts) <= row["wall"]
         assert row["host"] == pytest.approx(row["wall"] - row["model"] - row["sample"])
         assert row["host"] >= row["schedule"] + row["prepare"] + row["commit"]
+
+
+def test_shapes_measures_every_part_that_fits_and_names_the_one_that_does_not(
+    tmp_path: Path,
+) -> None:
+    """Three pages hold 192 tokens, of which one mix wants 224."""
+    output = tmp_path / "shapes.json"
+    small = ("--shrink", 64, "--steps", 3, "--repeats", 1, "--kv-memory-gb", 0.0002)
+    done = bench("shapes", "--model", "tiny", "--device", "cpu", *small, "--output", output)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(output.read_text())["results"]
+    assert len(results) == 5
+    (failed,) = [result for result in results if "error" in result]
+    assert failed["name"] == "decode 8 x 8 x (12k shared + 2k)" and failed["name"] in done.stderr
+    assert all(
+        (result.get("step_ms") or result["ms"]) > 0 for result in results if result is not failed
+    )
