@@ -30,7 +30,7 @@ from wideseek_train.demonstrations import Example, draw_examples
 from wideseek_train.induction import init_induction, stem_ids
 from wideseek_train.long_match import HEADS, WIDTH, add_long_match
 from wideseek_train.muon import Muon
-from wideseek_train.tokenizer import build_tokenizer, save_tokenizer
+from wideseek_train.tokenizer import build_tokenizer, copy_tokenizer, save_tokenizer
 
 from wideseek.model.config import ModelConfig
 from wideseek.model.qwen3 import PackedAttention, Qwen3
@@ -46,7 +46,7 @@ class SftConfig:
     producers: int = 1  # processes of a rank that make examples
     stems: int = 1700
     hidden_size: int = 384  # a start that is 64 narrower gets a head that copies by long contexts
-    intermediate_size: int = 512
+    intermediate_size: int = 288
     num_layers: int = (
         5  # those that a start lacks are put in before its last two, and change nothing at first
     )
@@ -259,14 +259,7 @@ def start_model(config: SftConfig, out: Path, rank: int) -> Qwen3:
     """Weights from `config.start`, or a new tokenizer and an induction start."""
     if config.start:
         if rank == 0:
-            out.mkdir(parents=True, exist_ok=True)
-            for name in (
-                "tokenizer.json",
-                "tokenizer_config.json",
-                "chat_template.jinja",
-                "generation_config.json",
-            ):
-                (out / name).write_bytes((Path(config.start) / name).read_bytes())
+            copy_tokenizer(Path(config.start), out)
         model = load_model(config.start)
         if model.config.hidden_size == config.hidden_size - WIDTH:
             model = add_long_match(model, 0.5, config.seed)

@@ -1,10 +1,11 @@
 """Made-up labels: asked in other words than the page uses, but always in words the two share."""
 
 import random
+from collections.abc import Iterator
 
 from wideseek.worlds import made_up
-from wideseek.worlds.lexicon import load_lexicon
-from wideseek.worlds.tasks import make_tasks
+from wideseek.worlds.lexicon import Attribute, Split, load_lexicon
+from wideseek.worlds.tasks import Task, make_tasks
 
 
 def test_what_is_asked_shares_a_word_with_the_label() -> None:
@@ -46,3 +47,46 @@ def test_some_columns_are_alike_in_training() -> None:
         return sum(len(set(column)) < len(column) for column in wide) / len(wide)
 
     assert repeated("train") > repeated("test") + 0.1
+
+
+def test_labels_that_share_a_word_look_alike() -> None:
+    labels = ("atomic number", "mass", "atomic weight", "two-letter code", "postal code", "weights")
+    found = made_up.look_alikes([Attribute(label, (), "name") for label in labels])
+    assert [a.label for a in found] == [labels[0], labels[2], labels[3], labels[4]]
+
+
+def pages_of_items(split: Split) -> Iterator[tuple[Task, dict[str, str]]]:
+    """Of each task the facts of its first item."""
+    for task in make_tasks(split, 300, seed=4, kind="table"):
+        name = task.rows[0][0].lower()
+        page = next(page for page in task.pages if page.title.lower() == name)
+        yield task, dict(line.split(": ", 1) for line in page.text.splitlines()[2:] if ": " in line)
+
+
+def test_training_asks_for_facts_whose_labels_look_alike() -> None:
+    def share(split: Split) -> float:
+        asked = [
+            any(set(label.split()) & set(other.split()) for other in facts if other != label)
+            for task, facts in pages_of_items(split)
+            for label in task.labels
+        ]
+        return sum(asked) / len(asked)
+
+    assert share("train") > share("test") + 0.15
+
+
+def test_values_begin_with_other_values_in_training() -> None:
+    """A look-up that stops where the other value ends is wrong: "Peru" and "Peru/Lima"."""
+
+    def share(split: Split) -> float:
+        longer = [
+            any(
+                v != w and len(w) > 3 and v.startswith(w)
+                for v in facts.values()
+                for w in facts.values()
+            )
+            for _, facts in pages_of_items(split)
+        ]
+        return sum(longer) / len(longer)
+
+    assert share("train") > share("test") + 0.15

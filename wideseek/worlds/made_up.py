@@ -30,10 +30,23 @@ _TWO_WORDS = """
 {v} of {w}; {w} {v}, {w} {V}, {V} of {w}
 {w} {v}; {w} {V}, total {w} {v}
 {v} in {w}; {w} {v}, {V} in {w}
+{w}-{v} code; {w}-{v} codes, code of {w} {V}
+{w}-{v} number; {w}-{v} numbers, number of {w} {V}
 """
 # What a label is followed by to make another one, and the kind of its values.
 _ENDINGS = (
     ("code", "code"), ("year", "year"), ("number", "integer"), ("name", "name"), ("rank", "integer"), ("share", "decimal"),
+)  # fmt: skip
+
+# What a list is about, with a made-up word {x} in it.
+RELATIONS = (
+    "{p} {x} in {r}", "{p} {x} by {r}", "{p} {x} {r}", "{p} that {x} {r}", "{p} {x} {w}", "{p} {x} {a} {w}",
+    "{p} who {x} {r}", "{p} {x} from {g} {n}", "{p} {x} since {y}", "{x} {p} of {r}", "{x} {p} in {r}",
+    "{p} where {w} is {x}", "{p} {x} than {n} {w}", "{p} {x} a {w} with {r}", "{p} that {x} a {w} with {r}",
+    "{p} that {x} {m}", "{p} that {x} the {w}", "{p} {x} the {m} {w}", "{p} where {m} is {x}", "{p} with no {w} {x}",
+    "{p} without {x}", "{p} {x} in the {n}th century", "{p} {x} in {m}", "{p} in {r} {x} in {y}", "{a} {p} of the {x}",
+    "{p} in {r} where {m} is {x}", "{w} {p} of {r}", "{w} {p} in {r}", "{p} with more than {n} {x}", "{w} {p}",
+    "{n} largest {p} in the {w}", "{p} called {x}",
 )  # fmt: skip
 
 
@@ -91,11 +104,33 @@ def sibling(attribute: Attribute, lexicon: Lexicon, rng: random.Random) -> Attri
     """A fact whose label begins or ends like another one's: "atomic weight" beside "atomic number"."""
     first, *_, last = attribute.label.split(" ") * 2
     other = rng.choice(lexicon.words) if rng.random() < 0.4 else long_word(lexicon, rng)
-    if rng.random() < 0.6:
+    if "-" in first and rng.random() < 0.6:
+        label = f"{other}-{first.split('-')[-1]} {last}"
+        forms = (plural(label), label)
+    elif rng.random() < 0.6:
         label, forms = f"{first} {other}", (f"{first} {plural(other)}", f"{other} of {first}")
     else:
         label, forms = f"{other} {last}", (f"{other} {plural(last)}", f"{last} of {other}")
     return Attribute(label, forms, attribute.kind)
+
+
+def look_alikes(attributes: list[Attribute]) -> list[Attribute]:
+    """Those whose label shares a word with another one's."""
+    words = [set(a.label.replace("-", " ").split(" ")) for a in attributes]
+    return [
+        a
+        for a, own in zip(attributes, words, strict=True)
+        if any(own & other for other in words if other is not own)
+    ]
+
+
+def lengthened(value: str, name: str, word: str, rng: random.Random) -> str:
+    """A value that begins with a whole other one: "Peru" and "Peru/Lima", "Sol" and "Sol (money)"."""
+    more = rng.choice((word.capitalize(), word.capitalize(), name, word))
+    form = rng.choice(
+        ("{}/{}", "{}/{}", "{} {}", "{} {}", "{} ({})", "{}, {}", "{}-{}", "{} and {}")
+    )
+    return form.format(value, more)
 
 
 def marked(value: str, rng: random.Random) -> str:

@@ -76,8 +76,8 @@ def _join_columns(columns: tuple[str, ...], split: Split, rng: random.Random) ->
     """Write out columns the way people do: "a, b and c"; in training also "a / b / c", "(1) a, (2) b" and the like."""
     if len(columns) == 1:
         return columns[0]
-    if split == "train" and rng.random() < 0.25:
-        return rng.choice((_separate, _separate, _number, _sequence))(columns, rng)
+    if split == "train" and rng.random() < 0.3:
+        return rng.choice((_separate, _separate, _number, _sequence, _clauses))(columns, rng)
     last, middle = _expand("<last>", split, rng), _expand("<middle>", split, rng)
     return middle.join(columns[:-1]) + last + columns[-1]
 
@@ -101,6 +101,16 @@ def _sequence(columns: tuple[str, ...], rng: random.Random) -> str:
         return first + between.join(columns)
     start, end = rng.choice((("first ", " and finally "), ("", " and also "), ("", ", then ")))
     return start + ", ".join(columns[:-1]) + end + columns[-1]
+
+
+def _clauses(columns: tuple[str, ...], rng: random.Random) -> str:
+    """Columns after the first each in words of their own: "a, and what b each has. Include the c"."""
+    text = columns[0]
+    for column in columns[1:]:
+        link = rng.choice((", ", ", and ", " and ", "; ", "? ", ". "))
+        clause = rng.choice(_grammar("train")["clause"]).replace("{c}", column)
+        text += link + (_with_first(clause, lower=False) if link in ("? ", ". ") else clause)
+    return text
 
 
 def _bullet(columns: tuple[str, ...], rng: random.Random) -> str:

@@ -6,6 +6,7 @@ must search and copy.
 """
 
 import random
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,15 +19,7 @@ from wideseek.worlds.values import draw_value
 Kind = Literal["table", "boxed"]
 _SITE = "https://atlas.wideseek/"
 _WORDY = frozenset(("name", "names", "word", "phrase"))
-_MADE_UP_RELATIONS = (
-    "{p} {x} in {r}", "{p} {x} by {r}", "{p} {x} {r}", "{p} that {x} {r}", "{p} {x} {w}", "{p} {x} {a} {w}",
-    "{p} who {x} {r}", "{p} {x} from {g} {n}", "{p} {x} since {y}", "{x} {p} of {r}", "{x} {p} in {r}",
-    "{p} where {w} is {x}", "{p} {x} than {n} {w}", "{p} {x} a {w} with {r}", "{p} that {x} a {w} with {r}",
-    "{p} that {x} {m}", "{p} that {x} the {w}", "{p} {x} the {m} {w}", "{p} where {m} is {x}", "{p} with no {w} {x}",
-    "{p} without {x}", "{p} {x} in the {n}th century", "{p} {x} in {m}", "{p} in {r} {x} in {y}", "{a} {p} of the {x}",
-    "{p} in {r} where {m} is {x}", "{w} {p} of {r}", "{w} {p} in {r}", "{p} with more than {n} {x}", "{w} {p}",
-    "{n} largest {p} in the {w}", "{p} called {x}",
-)  # fmt: skip
+_LENGTHENED = _WORDY | {"zone"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ class _World:
                 made_up.resemble(a, self.rng, turned=self.split == "train")
                 for a in self.rng.sample(chosen, self.rng.randint(1, 2))
             ]
-        if self.split == "train" and self.rng.random() < 0.35:
+        if self.split == "train" and self.rng.random() < 0.5:
             chosen += [
                 made_up.sibling(a, self.lexicon, self.rng)
                 for a in self.rng.sample(chosen, self.rng.randint(1, 2))
@@ -148,13 +141,21 @@ class _World:
                     value = made_up.marked(value, self.rng)
                 facts[attribute.label] = value
             entities.append(_Entity(name, facts))
+        if train and self.rng.random() < 0.4:
+            entities.sort(key=lambda entity: entity.name)  # neighbours then begin alike
         return entities
 
     def _kin(self, name: str) -> str:
         """A name that shares words with another item's, as South Korea and North Korea do."""
         word = self.lexicon.word(self.rng).capitalize()
         kin = self.rng.choice(
-            (f"{name} {word}", f"{word} {name}", f"{name}-{word}", f"{name}{word.lower()}")
+            (
+                f"{name} {word}",
+                f"{word} {name}",
+                f"{name}-{word}",
+                f"{name}{word.lower()}",
+                word[:2] + name[-self.rng.randint(3, 5) :],
+            )
         )
         if kin.lower() in self.names:
             return self.fresh_name()
@@ -167,11 +168,13 @@ class _World:
         Kinds that are numbers keep their value.
         """
         rng = self.rng
-        words = [w for w in name.replace("(", "").replace(")", "").split() if len(w) > 3] or [name]
+        words = [w for w in re.split("[ ()-]+", name) if len(w) > 3] or [name]
         root = rng.choice(words)
         if kind == "code":
             letters = "".join(letter for letter in name if letter.isalpha())[: rng.randint(1, 3)]
             return letters.upper() if rng.random() < 0.4 else letters
+        if before and kind in _LENGTHENED and rng.random() < 0.3:
+            return made_up.lengthened(rng.choice(before), name, self.lexicon.word(rng), rng)
         if kind not in _WORDY:
             return value
         ending = rng.choice(("ian", "ese", "n", "an", "i", "ish", "e", "o", "er", ""))
@@ -182,6 +185,7 @@ class _World:
             f"{near} {word}",
             f"{near} {value}",
             near,
+            root,
             name,
             f"{name} {word}",
         ]
@@ -209,7 +213,7 @@ class _World:
         relation = rng.choice(self.lexicon.relations)
         if self.split == "train" and rng.random() < 0.2:
             # No word of it is known, so that where it ends must be told by its shape.
-            relation = rng.choice(_MADE_UP_RELATIONS).replace(
+            relation = rng.choice(made_up.RELATIONS).replace(
                 "{x}", made_up.long_word(self.lexicon, self.rng)
             )
         return relation.format(
@@ -313,6 +317,12 @@ def make_task(
     shares = (4, 22, 27, 22, 15, 10) if split == "train" else (6, 28, 30, 21, 10, 5)
     count = 1 if kind == "boxed" else rng.choices(range(6), shares)[0]
     asked = rng.sample(attributes, min(count, len(attributes)))
+    if asked and split == "train" and rng.random() < 0.6:
+        # "atomic weight" where the page has "atomic number" too
+        alike = made_up.look_alikes(attributes)
+        first = rng.sample(alike, min(len(alike), rng.randint(1, 2)))
+        asked = [*first, *(a for a in asked if a not in first)][: len(asked)]
+        rng.shuffle(asked)
     # Rows that are alike but for their numbers are the ones a table skips: in training some worlds have many.
     missing = 0.3 if split == "train" and rng.random() < 0.1 else 0.02
     for entity in lists[0].entities:
