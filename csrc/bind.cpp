@@ -123,6 +123,12 @@ void sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tenso
     wideseek_sample(rows, static_cast<int>(num_threads));
 }
 
+void score(Tensor logits, Tensor ids, Tensor logprobs, Tensor entropies, int64_t num_threads) {
+    const WideseekScored rows = {data<float>(logits),   data<int64_t>(ids), data<float>(logprobs),
+                                 data<float>(entropies), logits.size(0),     logits.size(1)};
+    wideseek_score(rows, static_cast<int>(num_threads));
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(wideseek, m) {
@@ -146,6 +152,7 @@ STABLE_TORCH_LIBRARY(wideseek, m) {
     m.def(
         "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, "
         "Tensor positions, Tensor(a!) tokens, Tensor(b!) logprobs, Tensor(c!) plain_logprobs, int num_threads) -> ()");
+    m.def("score(Tensor logits, Tensor ids, Tensor(a!) logprobs, Tensor(b!) entropies, int num_threads) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(wideseek, CPU, m) {
@@ -157,4 +164,5 @@ STABLE_TORCH_LIBRARY_IMPL(wideseek, CPU, m) {
     m.impl("kv_copy", TORCH_BOX(&kv_copy));
     m.impl("kv_gather", TORCH_BOX(&kv_gather));
     m.impl("sample", TORCH_BOX(&sample));
+    m.impl("score", TORCH_BOX(&score));
 }

@@ -114,4 +114,14 @@ struct WideseekLogits {
 // One token a row; see `wideseek_kernels.sample`.
 void wideseek_sample(WideseekLogits logits, int num_threads);
 
+struct WideseekScored {
+    const float* logits;            // [rows, vocab], none of them NaN
+    const int64_t* ids;             // [rows], in the vocabulary
+    float *logprobs, *entropies;    // [rows]
+    int64_t rows, vocab;
+};
+
+// Log-probabilities of given tokens, and entropies; see `wideseek_kernels.token_logprob`.
+void wideseek_score(WideseekScored scored, int num_threads);
+
 }

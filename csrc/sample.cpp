@@ -154,8 +154,35 @@ void draw_row(const WideseekLogits& x, int64_t n, Row& row) {
     x.plain_logprobs[n] = static_cast<float>(static_cast<double>(logits[token] - top) - log_total);
 }
 
+// The log-probability of one given token, to the bit what `draw_row` gives for it, and the entropy in nats.
+void score_row(const WideseekScored& x, int64_t n, Row& row) {
+    const float* logits = x.logits + n * x.vocab;
+    const float top = logits[first_largest(logits, x.vocab)];
+    row.take(logits, 1.0f, top);
+    const double total = row.weigh(), log_total = std::log(total);
+    x.logprobs[n] = static_cast<float>(static_cast<double>(logits[x.ids[n]] - top) - log_total);
+    const Vec floor = broadcast(std::numeric_limits<float>::lowest());  // BARRED times 0 would not be 0
+    double mean = 0;
+    for (int64_t begin = 0; begin < row.size; begin += RUN) {
+        Vec part = {};
+        for (int64_t i = begin; i < std::min(begin + RUN, row.size); i += LANES)
+            part = part + load(&row.weights[i]) * larger(load(&row.scores[i]), floor);
+        mean += static_cast<double>(sum(part));
+    }
+    x.entropies[n] = static_cast<float>(log_total - mean / total);
+}
+
 }  // namespace
 }  // namespace wideseek
+
+void wideseek_score(WideseekScored x, int num_threads) {
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && x.rows > 1)
+    {
+        wideseek::Row row(x.vocab);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t n = 0; n < x.rows; ++n) wideseek::score_row(x, n, row);
+    }
+}
 
 void wideseek_sample(WideseekLogits x, int num_threads) {
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1 && x.rows > 1)

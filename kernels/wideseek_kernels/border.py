@@ -27,10 +27,11 @@ def takes_kernel(x: Tensor) -> bool:
     return (x.is_cuda or INTERPRETED) and x.numel() > 0
 
 
-def takes_csrc(x: Tensor, *others: Tensor | None) -> bool:
+def takes_csrc(x: Tensor, *others: Tensor | None, differentiable: bool = False) -> bool:
     """Whether x goes to the C++ kernel: on the CPU, no gradient wanted, and the kernels are built.
 
-    x and the others, the op's further floats, must be fp32 or bf16, and side by side in memory.
+    x and the others, the op's further floats, must be fp32 or bf16, and side by side in memory. differentiable: a gradient
+    may be wanted, then of fp32 only.
     """
     if INTERPRETED or x.device.type != "cpu" or x.numel() == 0:
         return False
@@ -39,7 +40,11 @@ def takes_csrc(x: Tensor, *others: Tensor | None) -> bool:
         if each is not None and (
             each.dtype not in CSRC_DTYPES
             or not each.is_contiguous()
-            or (with_grad and each.requires_grad)
+            or (
+                with_grad
+                and each.requires_grad
+                and not (differentiable and each.dtype == torch.float32)
+            )
         ):
             return False
     return cpu_kernels()

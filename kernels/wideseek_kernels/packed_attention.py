@@ -3,11 +3,15 @@
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wideseek_kernels import reference_packed
 from wideseek_kernels.border import FLOATS, check
+from wideseek_kernels.exact_attention import exact_attention, takes_exact
 from wideseek_kernels.flash_packed import flash_attention, takes_flash
+from wideseek_kernels.rms_norm import rms_norm
+from wideseek_kernels.rotary import apply_rotary
 from wideseek_kernels.tree_attention import plan_blocks, tree_attention
 
 INTS = (torch.int32, torch.int64)
@@ -48,10 +52,48 @@ def packed_attention(
     return reference_packed.tree_attention(q, k, v, bounds, kept)
 
 
-def _read_bounds(cu_seqlens: Tensor, rows: int) -> list[int]:
+def norm_rotary_packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    cu_seqlens: Tensor,
+    shared: Tensor | None = None,
+) -> Tensor:
+    """qk-norm, rotation and `packed_attention`, whose q, k, v, cu_seqlens and shared it takes -> [T, H, D].
+
+    q_weight, k_weight [D], or both None for no norm; cos, sin [T, D] in fp32 as in `apply_rotary`. Rows from
+    cu_seqlens[-1] on are padding. In fp32 on a CPU the result has the bits that
+    `norm_rotary_kv_write` and `paged_attention` give in C++, however the sequences were served.
+    Differentiable in q, k, v and the weights. Raises ValueError.
+    """
+    check("q", q, (None, None, None), q.device, *FLOATS)
+    bounds = _read_bounds(cu_seqlens, len(q), padded=True)
+    kept = [0] * (len(bounds) - 1) if shared is None else _read_shared(shared, bounds)
+    if takes_exact(q, k, v):
+        return exact_attention(q, k, v, q_weight, k_weight, eps, cos, sin, (bounds, kept))
+    if q_weight is not None and k_weight is not None:
+        q, k = rms_norm(q, q_weight, eps), rms_norm(k, k_weight, eps)
+    q, k = apply_rotary(q, k, cos, sin)
+    rows = bounds[-1]
+    out = packed_attention(q[:rows], k[:rows], v[:rows], cu_seqlens, shared)
+    return F.pad(out, (0, 0, 0, 0, 0, len(q) - rows)) if rows < len(q) else out
+
+
+def _read_bounds(cu_seqlens: Tensor, rows: int, *, padded: bool = False) -> list[int]:
     check("cu_seqlens", cu_seqlens, (None,), cu_seqlens.device, *INTS)
     bounds: list[int] = cu_seqlens.tolist()
-    if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != rows or sorted(bounds) != bounds:
+    if (
+        len(bounds) < 2
+        or bounds[0] != 0
+        or sorted(bounds) != bounds
+        or bounds[-1] > rows
+        or (bounds[-1] < rows and not padded)
+    ):
         raise ValueError(f"cu_seqlens must ascend from 0 to {rows}, not {bounds}")
     return bounds
 

@@ -1,10 +1,13 @@
 """Root-mean-square norm, alone and after the addition of a residual."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from wideseek_kernels import reference
 from wideseek_kernels.border import FLOATS, check, check_for_kernel, takes_csrc, takes_kernel
+from wideseek_kernels.twin_gradient import with_twin_gradient
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -15,17 +18,22 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Raises ValueError. Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
     check("weight", weight, tuple(x.shape[-1:]), x.device, *FLOATS)
-    if takes_csrc(x, weight):
-        out = torch.empty_like(x)
-        threads = torch.get_num_threads()
-        torch.ops.wideseek.rms_norm(x, None, weight, eps, out, None, threads)
-        return out
+    if takes_csrc(x, weight, differentiable=True):
+        return with_twin_gradient(
+            partial(_on_cpu, eps=eps), partial(reference.rms_norm, eps=eps), x, weight
+        )
     if takes_kernel(x):
         check_for_kernel(x=x, weight=weight)
         from wideseek_kernels.on_triton import rms_norm as on_triton
 
         return on_triton.rms_norm(x, weight, eps)
     return reference.rms_norm(x, weight, eps)
+
+
+def _on_cpu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    out = torch.empty_like(x)
+    torch.ops.wideseek.rms_norm(x, None, weight, eps, out, None, torch.get_num_threads())
+    return out
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from wideseek_kernels import reference
 from wideseek_kernels.border import check, check_for_kernel, takes_csrc, takes_kernel
+from wideseek_kernels.twin_gradient import with_twin_gradient
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -14,13 +15,17 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     Source: Shazeer 2020, arXiv 2002.05202, section 2.
     """
     check("up", up, tuple(gate.shape), gate.device, gate.dtype)
-    if takes_csrc(gate, up):
-        out = torch.empty_like(gate)
-        torch.ops.wideseek.swiglu(gate, up, out, torch.get_num_threads())
-        return out
+    if takes_csrc(gate, up, differentiable=True):
+        return with_twin_gradient(_on_cpu, reference.swiglu, gate, up)
     if takes_kernel(gate):
         check_for_kernel(gate=gate, up=up)
         from wideseek_kernels.on_triton import swiglu as on_triton
 
         return on_triton.swiglu(gate, up)
     return reference.swiglu(gate, up)
+
+
+def _on_cpu(gate: Tensor, up: Tensor) -> Tensor:
+    out = torch.empty_like(gate)
+    torch.ops.wideseek.swiglu(gate, up, out, torch.get_num_threads())
+    return out

@@ -87,26 +87,33 @@ class _TreeAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        dq, dk, dv = (torch.zeros(x.shape, dtype=lse.dtype) for x in (q, k, v))
-        q_, k_, v_ = _views(q, k, v)
-        out_, grad_, dq_ = (_queries(x, k) for x in (out, grad.contiguous(), dq))
-        lse_ = _queries(lse[..., None], k)[..., 0]
-        for block in ctx.blocks:
-            rows, keys = block.queries, block.keys
-            of_q, of_k, of_v = _fused_backward(
-                grad_[:, :, rows],
-                q_[:, :, rows],
-                k_[:, :, keys],
-                v_[:, :, keys],
-                out_[:, :, rows],
-                lse_[:, :, rows],
-                0.0,
-                block.causal,
-            )
-            dq_[:, :, rows] += of_q
-            for total, part in ((dk, of_k), (dv, of_v)):
-                total[keys] += part.sum(1, dtype=lse.dtype).transpose(0, 1)
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None
+        return (*block_gradients(grad, q, k, v, out, lse, ctx.blocks), None)
+
+
+def block_gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, blocks: list[Block]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, from that of the output, the output [T, H, D] and its log-sum-exp [T, H]."""
+    dq, dk, dv = (torch.zeros(x.shape, dtype=lse.dtype) for x in (q, k, v))
+    q_, k_, v_ = _views(q, k, v)
+    out_, grad_, dq_ = (_queries(x, k) for x in (out, grad.contiguous(), dq))
+    lse_ = _queries(lse[..., None], k)[..., 0]
+    for block in blocks:
+        rows, keys = block.queries, block.keys
+        of_q, of_k, of_v = _fused_backward(
+            grad_[:, :, rows],
+            q_[:, :, rows],
+            k_[:, :, keys],
+            v_[:, :, keys],
+            out_[:, :, rows],
+            lse_[:, :, rows],
+            0.0,
+            block.causal,
+        )
+        dq_[:, :, rows] += of_q
+        for total, part in ((dk, of_k), (dv, of_v)):
+            total[keys] += part.sum(1, dtype=lse.dtype).transpose(0, 1)
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
 def _views(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

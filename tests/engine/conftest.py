@@ -12,7 +12,7 @@ from torch import Tensor
 from wideseek.engine.engine import Engine
 from wideseek.generation import Completion, Sampling
 from wideseek.model.config import ModelConfig
-from wideseek.model.qwen3 import Attention, FusedAttention, Qwen3
+from wideseek.model.qwen3 import Attention, Qwen3
 
 VOCAB = 97
 
@@ -51,9 +51,7 @@ class Breakable(Qwen3):
         self.go_on = threading.Event()
         self.go_on.set()
 
-    def forward(
-        self, tokens_T: Tensor, positions_T: Tensor, attention: Attention | FusedAttention
-    ) -> Tensor:
+    def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
         self.running.set()
         assert self.go_on.wait(30)
         hidden = super().forward(tokens_T, positions_T, attention)

@@ -11,6 +11,7 @@ from wideseek_kernels.kv_write import norm_rotary_kv_write
 from wideseek_kernels.rms_norm import add_rms_norm, rms_norm
 from wideseek_kernels.sample import sample, sample_with_entropy
 from wideseek_kernels.swiglu import swiglu
+from wideseek_kernels.token_logprob import token_logprob
 
 pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
 
@@ -71,17 +72,54 @@ def test_swiglu_of_the_largest_numbers_is_finite() -> None:
     assert swiglu(torch.full((1, 3), torch.nan), torch.ones(1, 3)).isnan().all()
 
 
-def test_gradients_and_strides_go_to_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = drawn(3, 8), drawn(8, seed=1).requires_grad_()
-    rms_norm(x, weight, 1e-6).sum().backward()
-    assert weight.grad is not None
+def test_strides_go_to_the_twin() -> None:
     strided = drawn(8, 3).T
     close(swiglu(strided, strided), reference.swiglu(strided.double(), strided.double()))
-    in_cpp("rms_norm", monkeypatch)
-    with torch.no_grad():
-        rms_norm(x, weight, 1e-6)
-    with pytest.raises(AssertionError, match="twin of rms_norm"):
-        rms_norm(x, weight, 1e-6)
+
+
+def test_gradients_are_the_twins_and_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, up = drawn(3, 8), drawn(8, seed=1), drawn(3, 8, seed=2)
+    for op, inputs in (
+        (lambda a, b: rms_norm(a, b, 1e-6), (x, weight)),
+        (swiglu, (x, up)),
+    ):
+        plain = op(*inputs)
+        ours, theirs = ([y.clone().requires_grad_() for y in inputs] for _ in range(2))
+        out = op(*ours)
+        assert torch.equal(out.detach(), plain)
+        grads = torch.autograd.grad(out, ours, up)
+        with monkeypatch.context() as context:
+            context.setattr("wideseek_kernels.border.cpu_kernels", lambda: False)
+            twins = torch.autograd.grad(op(*theirs), theirs, up)
+        for grad, twin in zip(grads, twins, strict=True):
+            torch.testing.assert_close(grad, twin)
+        assert not torch.equal(grads[0], torch.zeros(3, 8))
+
+
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 7), (19, 515), (600, 333)])
+def test_token_logprobs_are_those_of_sampling(rows: int, vocab: int) -> None:
+    """To the bit; entropies and gradients are the twin's."""
+    hidden, weight = drawn(rows, 16), drawn(vocab, 16, seed=1)
+    ones, zeros = torch.ones(rows), torch.zeros(rows, dtype=torch.int64)
+    logits = torch.cat([x @ weight.T for x in hidden.split(reference.LOGIT_ROWS)])
+    tokens, _, plain, entropy = sample_with_entropy(
+        logits, ones, zeros, ones, torch.zeros(rows), torch.arange(rows), zeros
+    )
+    ours = [x.clone().requires_grad_() for x in (hidden, weight)]
+    logprobs, entropies = token_logprob(*ours, tokens)
+    assert torch.equal(logprobs.detach(), plain)
+    torch.testing.assert_close(entropies.detach(), entropy, atol=1e-5, rtol=1e-5)
+    grads = torch.autograd.grad((logprobs * hidden[:, 0] + entropies * hidden[:, 1]).sum(), ours)
+    wide = [x.double().requires_grad_() for x in (hidden, weight)]
+    twin, twin_entropy = reference.token_logprob(*wide, tokens)
+    of_twin = torch.autograd.grad((twin * hidden[:, 0] + twin_entropy * hidden[:, 1]).sum(), wide)
+    for grad, exact in zip(grads, of_twin, strict=True):
+        torch.testing.assert_close(grad.double(), exact, atol=2e-4, rtol=1e-4)
+
+
+def test_an_id_beyond_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match="ids has 0 to 7, of 7 tokens"):
+        token_logprob(drawn(2, 4), drawn(7, 4), torch.tensor([0, 7]))
 
 
 class Heads:

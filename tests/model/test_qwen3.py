@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from wideseek.model.config import ModelConfig, Yarn
-from wideseek.model.qwen3 import PackedAttention, Qwen3, rotary_frequencies, rotary_tables
+from wideseek.model.qwen3 import (
+    HeadNorms,
+    PackedAttention,
+    Qwen3,
+    rotary_frequencies,
+    rotary_tables,
+)
 
 CONFIG = ModelConfig(
     architecture="Qwen3ForCausalLM",
@@ -110,9 +116,17 @@ def test_attention_is_called_once_a_layer_in_order() -> None:
     calls = []
 
     def attention(
-        layer: int, q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor
+        layer: int,
+        q_THD: torch.Tensor,
+        k_TKD: torch.Tensor,
+        v_TKD: torch.Tensor,
+        norms: HeadNorms,
+        cos_TD: torch.Tensor,
+        sin_TD: torch.Tensor,
     ) -> torch.Tensor:
         calls.append((layer, q_THD.shape, k_TKD.shape, v_TKD.shape))
+        assert norms.q_weight is not None and len(norms.q_weight) == 8
+        assert cos_TD.shape == sin_TD.shape == (3, 8)
         return q_THD
 
     hidden = model()(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 2]), attention)

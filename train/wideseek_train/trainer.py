@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -21,7 +22,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from wideseek.model.qwen3 import DecoderLayer, PackedAttention, Qwen3
+from wideseek.model.qwen3 import ROW_TILE, DecoderLayer, PackedAttention, Qwen3
 from wideseek.trajectory import Role
 from wideseek_train.batch import Batch
 from wideseek_train.loss import (
@@ -297,11 +298,22 @@ class Trainer:
 
 
 def token_logprobs(model: Qwen3, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of a micro-batch's targets and entropies of what they were drawn from, [N], fp32."""
+    """Log-probabilities of a micro-batch's targets and entropies of what they were drawn from, [N], fp32.
+
+    In fp32 on a CPU, with the C++ kernels, the log-probabilities are the engine's to the bit; rows come in tiles for that.
+    """
+    tile = ROW_TILE if micro.tokens.device.type == "cpu" else 1
+
+    def tiled(x: Tensor) -> Tensor:
+        return F.pad(x, (0, -len(x) % tile))
+
     attention = PackedAttention(micro.cu_seqlens, micro.shared)
-    hidden = model(micro.tokens, micro.positions, attention)
+    hidden = model(tiled(micro.tokens), tiled(micro.positions), attention)
     # Samples that share a row add up in one order, which indexing with brackets does not promise.
-    return model.token_logprobs(hidden.index_select(0, micro.predictors), micro.targets)
+    rows = hidden.index_select(0, tiled(micro.predictors))
+    logprobs, entropies = model.token_logprobs(rows, tiled(micro.targets))
+    count = len(micro.targets)
+    return logprobs[:count], entropies[:count]
 
 
 def _whole(norm: Tensor) -> Tensor:

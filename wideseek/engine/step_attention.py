@@ -4,10 +4,10 @@ from torch import Tensor
 from wideseek_kernels.kv_write import norm_rotary_kv_write
 from wideseek_kernels.paged_attention import AttentionPlan, paged_attention
 
-from wideseek.model.qwen3 import FusedAttention, HeadNorms
+from wideseek.model.qwen3 import HeadNorms
 
 
-class PagedAttention(FusedAttention):
+class PagedAttention:
     """The attention of one step: keys and values go into their slots, then are read by plan."""
 
     def __init__(
@@ -16,7 +16,7 @@ class PagedAttention(FusedAttention):
         self._k_cache, self._v_cache = k_cache, v_cache
         self._slots, self._plan = slots, plan
 
-    def of_projections(
+    def __call__(
         self,
         layer: int,
         q_THD: Tensor,

@@ -7,7 +7,6 @@ pairs, P positions, V vocabulary.
 """
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,23 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from wideseek_kernels.packed_attention import packed_attention
+from wideseek_kernels.packed_attention import norm_rotary_packed_attention
+from wideseek_kernels.paged_attention import ROW_TILE as ROW_TILE
 from wideseek_kernels.rms_norm import rms_norm
-from wideseek_kernels.rotary import apply_rotary
 from wideseek_kernels.swiglu import swiglu
 from wideseek_kernels.token_logprob import token_logprob
 
 from wideseek.model.config import ModelConfig
-
-
-class Attention(Protocol):
-    """How the tokens of one step see each other, and where their keys and values go.
-
-    Called once a layer, in order, with q [T, H, D] and k, v [T, K, D] after qk-norm and rotation;
-    returns [T, H, D].
-    """
-
-    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +32,36 @@ class HeadNorms:
     eps: float
 
 
-class FusedAttention(ABC):
-    """An attention that norms and rotates q and k itself, in one pass with putting k and v away."""
+class Attention(Protocol):
+    """How the tokens of one step see each other, and where their keys and values go.
 
-    @abstractmethod
-    def of_projections(
+    Called once a layer, in order, with q [T, H, D] and k, v [T, K, D] as they were projected: it
+    norms and rotates q and k; returns [T, H, D].
+    """
+
+    def __call__(
+        self,
+        layer: int,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        norms: HeadNorms,
+        cos_TD: Tensor,
+        sin_TD: Tensor,
+    ) -> Tensor: ...
+
+
+class PackedAttention:
+    """Whole sequences side by side, each causal within itself; cu_seqlens [S + 1], from 0 to at most T.
+
+    shared [S]: tokens that a sequence begins with and that lie where the one before it has them; see
+    `wideseek_kernels.packed_attention`.
+    """
+
+    def __init__(self, cu_seqlens: Tensor, shared: Tensor | None = None) -> None:
+        self.cu_seqlens, self.shared = cu_seqlens, shared
+
+    def __call__(
         self,
         layer: int,
         q_THD: Tensor,
@@ -57,21 +71,18 @@ class FusedAttention(ABC):
         cos_TD: Tensor,
         sin_TD: Tensor,
     ) -> Tensor:
-        """Called once a layer, in order, with the projections as they are; -> [T, H, D]."""
-
-
-class PackedAttention:
-    """Whole sequences side by side, each causal within itself; cu_seqlens [S + 1], from 0 to T.
-
-    shared [S]: tokens that a sequence begins with and that lie where the one before it has them; see
-    `wideseek_kernels.packed_attention`.
-    """
-
-    def __init__(self, cu_seqlens: Tensor, shared: Tensor | None = None) -> None:
-        self.cu_seqlens, self.shared = cu_seqlens, shared
-
-    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        return packed_attention(q_THD, k_TKD, v_TKD, self.cu_seqlens, self.shared)
+        return norm_rotary_packed_attention(
+            q_THD,
+            k_TKD,
+            v_TKD,
+            norms.q_weight,
+            norms.k_weight,
+            norms.eps,
+            cos_TD,
+            sin_TD,
+            self.cu_seqlens,
+            self.shared,
+        )
 
 
 class RMSNorm(nn.Module):
@@ -100,27 +111,17 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.eps = config.rms_norm_eps
 
-    def forward(
-        self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention | FusedAttention
-    ) -> Tensor:
+    def forward(self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention) -> Tensor:
         heads = (x_TC.shape[0], -1, self.head_dim)
         q_THD = self.q_proj(x_TC).view(heads)
         k_TKD = self.k_proj(x_TC).view(heads)
         v_TKD = self.v_proj(x_TC).view(heads)
-        if isinstance(attention, FusedAttention):
-            norms = HeadNorms(
-                None if self.q_norm is None else self.q_norm.weight,
-                None if self.k_norm is None else self.k_norm.weight,
-                self.eps,
-            )
-            out_THD = attention.of_projections(
-                self.layer, q_THD, k_TKD, v_TKD, norms, cos_TD, sin_TD
-            )
-        else:
-            if self.q_norm is not None and self.k_norm is not None:
-                q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
-            q_THD, k_TKD = apply_rotary(q_THD, k_TKD, cos_TD, sin_TD)
-            out_THD = attention(self.layer, q_THD, k_TKD, v_TKD)
+        norms = HeadNorms(
+            None if self.q_norm is None else self.q_norm.weight,
+            None if self.k_norm is None else self.k_norm.weight,
+            self.eps,
+        )
+        out_THD = attention(self.layer, q_THD, k_TKD, v_TKD, norms, cos_TD, sin_TD)
         out_TC: Tensor = self.o_proj(out_THD.reshape(x_TC.shape[0], -1))
         return out_TC
 
@@ -148,9 +149,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention | FusedAttention
-    ) -> Tensor:
+    def forward(self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
             kept_TC: Tensor = checkpoint(
                 self._compute, x_TC, cos_TD, sin_TD, attention, use_reentrant=False
@@ -159,7 +158,7 @@ class DecoderLayer(nn.Module):
         return self._compute(x_TC, cos_TD, sin_TD, attention)
 
     def _compute(
-        self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention | FusedAttention
+        self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention
     ) -> Tensor:
         x_TC = x_TC + self.self_attn(self.input_layernorm(x_TC), cos_TD, sin_TD, attention)
         out_TC: Tensor = x_TC + self.mlp(self.post_attention_layernorm(x_TC))
@@ -180,7 +179,7 @@ class Decoder(nn.Module):
         tokens_T: Tensor,
         cos_TD: Tensor,
         sin_TD: Tensor,
-        attention: Attention | FusedAttention,
+        attention: Attention,
     ) -> Tensor:
         x_TC: Tensor = self.embed_tokens(tokens_T)
         for layer in self.layers:
@@ -203,9 +202,7 @@ class Qwen3(nn.Module):
         )
         self._cos_sin: tuple[Tensor, Tensor] | None = None
 
-    def forward(
-        self, tokens_T: Tensor, positions_T: Tensor, attention: Attention | FusedAttention
-    ) -> Tensor:
+    def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
         """Token ids and positions [T] (int64) -> hidden states [T, C] after the final norm."""
         if self._cos_sin is None or self._cos_sin[0].device != tokens_T.device:
             # Not buffers: they are in no checkpoint, stay fp32 and survive the meta device.

@@ -1,0 +1,147 @@
+"""The trainer's attention with the engine's bits, on a CPU in fp32: its forward is that of the engine's own kernels.
+
+Each packed sequence gets pages, as it would have in the engine, for as long as a layer takes. The backward pass goes through
+the twins of norm and rotation, and through torch's fused attention from the output and its log-sum-exp.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from wideseek_kernels import reference
+from wideseek_kernels.border import takes_csrc
+from wideseek_kernels.kv_write import norm_rotary_kv_write
+from wideseek_kernels.paged_attention import HEAD_DIMS, paged_attention_with_lse, plan_attention
+from wideseek_kernels.tree_attention import block_gradients, plan_blocks
+
+PAGE = 16
+"""Tokens a page; the bits do not depend on it."""
+
+Layout = tuple[list[int], list[int]]
+"""Bounds and shared of `packed_attention`, checked."""
+
+
+def takes_exact(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the engine's C++ kernels would take such heads, all of them fp32."""
+    return (
+        q.dtype == k.dtype == v.dtype == torch.float32
+        and q.shape[2] in HEAD_DIMS
+        and takes_csrc(q, k, v, differentiable=True)
+    )
+
+
+def exact_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    layout: Layout,
+) -> Tensor:
+    """As `packed_attention.norm_rotary_packed_attention`; rows beyond the layout's come out 0."""
+    out: Tensor = _ExactAttention.apply(  # type: ignore[no-untyped-call]
+        q, k, v, q_weight, k_weight, cos, sin, eps, layout
+    )
+    return out
+
+
+class _ExactAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_weight: Tensor | None,
+        k_weight: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        eps: float,
+        layout: Layout,
+    ) -> Tensor:
+        pages, slots, copies = _place(*layout)
+        num_pages = 1 + max((int(own.max()) for own in pages), default=0)
+        k_cache = k.new_zeros(num_pages, k.shape[1], PAGE, k.shape[2])
+        v_cache = torch.zeros_like(k_cache)
+        turned = norm_rotary_kv_write(
+            q, k, v, q_weight, k_weight, eps, cos, sin, k_cache, v_cache, slots
+        )
+        read = reference.kv_gather(k_cache, v_cache, copies[0])
+        reference.kv_write(*read, k_cache, v_cache, copies[1])
+        lens = [
+            (depth + end - start, end - start)
+            for (start, end), depth in zip(pairwise(layout[0]), layout[1], strict=True)
+            if start < end
+        ]
+        plan = plan_attention(pages, [n for n, _ in lens], [n for _, n in lens], k_cache)
+        out, lse = paged_attention_with_lse(turned, k_cache, v_cache, plan)
+        ctx.save_for_backward(q, k, v, q_weight, k_weight, cos, sin, out, lse)
+        ctx.eps, ctx.layout = eps, layout
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, q_weight, k_weight, cos, sin, out, lse = ctx.saved_tensors
+        q_, k_ = q.detach().requires_grad_(), k.detach().requires_grad_()
+        weights = [x.detach().requires_grad_() for x in (q_weight, k_weight) if x is not None]
+        with torch.enable_grad():
+            turned = _norm_and_turn(q_, k_, weights, ctx.eps, cos, sin)
+        dq, dk, dv = block_gradients(
+            grad, turned[0].detach(), turned[1].detach(), v, out, lse, plan_blocks(*ctx.layout)
+        )
+        of_q, of_k, *of_weights = torch.autograd.grad(turned, [q_, k_, *weights], (dq, dk))
+        return (of_q, of_k, dv, *(of_weights or (None, None)), None, None, None, None)
+
+
+def _norm_and_turn(
+    q: Tensor, k: Tensor, weights: list[Tensor], eps: float, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The twins of what `norm_rotary_kv_write` does to q and k; weights of both, or none."""
+    if weights:
+        q, k = (reference.rms_norm(x, w, eps) for x, w in zip((q, k), weights, strict=True))
+    return reference.apply_rotary(q, k, cos, sin)
+
+
+def _place(
+    bounds: list[int], shared: list[int]
+) -> tuple[list[np.ndarray], Tensor, tuple[Tensor, Tensor]]:
+    """Pages of each sequence that has rows, the slot of every row, and slots to copy from and to.
+
+    A whole page of a shared prefix is read where the sequence before has it; the tokens of a page that two sequences share
+    in part are copied.
+    """
+    pages: list[np.ndarray] = []
+    held: list[int] = []  # pages of the sequence before
+    slots = np.empty(bounds[-1], np.int64)
+    path = np.empty(0, np.int64)  # slots of its tokens, where they were written first
+    sources: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    free = 0
+    for (start, end), depth in zip(pairwise(bounds), shared, strict=True):
+        path = path[:depth]
+        if start == end:
+            held = held[: -(-depth // PAGE)]
+            continue
+        whole, rest = divmod(depth, PAGE)
+        needed = -(-(depth + end - start) // PAGE) - whole
+        held = [*held[:whole], *range(free, free + needed)]
+        free += needed
+        own = np.array(held, np.int64)
+        places = np.arange(depth, depth + end - start)
+        slots[start:end] = own[places // PAGE] * PAGE + places % PAGE
+        if rest:
+            sources.append(path[depth - rest :])
+            targets.append(own[whole] * PAGE + np.arange(rest))
+        path = np.concatenate((path, slots[start:end]))
+        pages.append(own)
+    none = np.empty(0, np.int64)
+    copies = tuple(torch.from_numpy(np.concatenate((none, *x))) for x in (sources, targets))
+    return pages, torch.from_numpy(slots), (copies[0], copies[1])
