@@ -5,7 +5,6 @@ Goes on training a model, the bundled one by default, for some steps on rollouts
 """
 
 import json
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +20,11 @@ from sft import (
     rate_at,
 )
 from wideseek_train.bad_habits import Habits, draw_hasty_examples
-from wideseek_train.checkpoint import TOKENIZER_FILES
 from wideseek_train.config import load_settings
 from wideseek_train.demonstrations import Example
 
 from wideseek.backends import find_model_folder
-from wideseek.model.renderer import Renderer
+from wideseek.model.renderer import Renderer, copy_tokenizer
 from wideseek.model.weights import load_model, save_model
 
 
@@ -81,9 +79,7 @@ def main() -> None:
         if (step + 1) % 10 == 0:
             print(f"step {step + 1}: {mean_losses(by_role)}", file=sys.stderr, flush=True)
     save_model(model, out, torch.bfloat16)
-    for name in TOKENIZER_FILES:
-        if (start / name).is_file():
-            shutil.copyfile(start / name, out / name)
+    copy_tokenizer(start, out)
     (out / "imperfect.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 

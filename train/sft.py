@@ -30,11 +30,11 @@ from wideseek_train.demonstrations import Example, draw_examples
 from wideseek_train.induction import init_induction, stem_ids
 from wideseek_train.long_match import HEADS, WIDTH, add_long_match
 from wideseek_train.muon import Muon
-from wideseek_train.tokenizer import build_tokenizer, copy_tokenizer, save_tokenizer
+from wideseek_train.tokenizer import build_tokenizer, save_tokenizer
 
 from wideseek.model.config import ModelConfig
 from wideseek.model.qwen3 import PackedAttention, Qwen3
-from wideseek.model.renderer import Renderer
+from wideseek.model.renderer import Renderer, copy_tokenizer
 from wideseek.model.weights import load_model, save_model
 
 

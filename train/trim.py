@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 from wideseek_train.config import load_settings
 from wideseek_train.demonstrations import draw_examples
-from wideseek_train.tokenizer import copy_tokenizer
 from wideseek_train.trimming import drop_heads, drop_layers, drop_neurons, mean_loss
 
-from wideseek.model.renderer import Renderer
+from wideseek.model.renderer import Renderer, copy_tokenizer
 from wideseek.model.weights import load_model, save_model
 
 

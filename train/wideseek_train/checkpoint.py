@@ -20,17 +20,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from wideseek.model.config import ModelConfig
+from wideseek.model.renderer import copy_tokenizer
 from wideseek.model.weights import save_model
 from wideseek_train.trainer import Trainer
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,9 +144,7 @@ def export(trainer: Trainer, start: Path, folder: Path) -> None:
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
             made, old = Path(place) / "new", Path(place) / "old"
             save_model(whole, made, getattr(torch, trainer.model_config.dtype))
-            for name in TOKENIZER_FILES:
-                if (start / name).is_file():
-                    shutil.copyfile(start / name, made / name)
+            copy_tokenizer(start, made)
             if folder.exists():
                 folder.rename(old)
             made.rename(folder)

@@ -203,15 +203,3 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "do_sample": False,
     }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy what `save_tokenizer` writes; OSError where a file is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-    ):
-        (folder / name).write_bytes((source / name).read_bytes())

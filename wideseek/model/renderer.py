@@ -5,6 +5,7 @@ tool message puts after an assistant turn is read off the template once, when th
 """
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,16 @@ Unicode, which no text means anything by; one found in a message cuts it there a
 
 MARKUP = re.compile(r"<\|.*?\|>|</?\w+>")
 """What control tokens look like, whether the tokenizer calls them special or not (<tool_call>)."""
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class Renderer:
@@ -166,3 +177,11 @@ def _end_tokens(folder: Path, tokenizer: Tokenizer) -> set[int]:
     if token is not None and (id := tokenizer.token_to_id(token)) is not None:
         ids.add(id)
     return ids
+
+
+def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
+    """Copy to `folder`, made if need be, what a Hugging Face folder has beside its config and weights."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(folder) / name)
