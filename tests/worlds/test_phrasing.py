@@ -108,3 +108,18 @@ def test_shares_of_headers_and_lower_case() -> None:
 def test_training_words_are_words() -> None:
     words = training_words()
     assert "castles" not in words and not any("<" in text or "{" in text for text in words)
+
+
+def test_words_that_join_may_be_made_up_in_training() -> None:
+    """Beside the items stand words that no training piece has, in the form of a link."""
+    known = set(" ".join(training_words()).lower().split())
+    links = 0
+    for seed in range(600):
+        asked = ask_list(
+            "castles in Morlen", ("castle", "castles"), ("height",), "train", random.Random(seed)
+        )
+        found = re.search(
+            r"castles in Morlen (\w+(?:ed|ing)?)(?: \w+)? (?:their|the|its) height", asked.question
+        )
+        links += bool(found) and found[1] not in known  # type: ignore[index]
+    assert links > 12

@@ -22,6 +22,9 @@ _ASKS = re.compile(
     r"Wh(?!at (I|we|is needed|should|has|about)\b)|How|Can|Could|Would|Will|Might|May|Shall|Is|Are|Do (you|we)|Does"
 )
 _MADE_UP_SHARE = 0.2  # of training questions: structure, not vocabulary, must be read
+_LINKS_SHARE = (
+    0.15  # of training questions: what joins the items to the rest need not be known either
+)
 _LOWER_SHARE = 0.06  # of training questions: typed without a capital
 _FORMS = {
     "open": "<open> <all> {s}<join>",
@@ -150,6 +153,8 @@ def _carrier(template: str, split: Split, rng: random.Random, thanks: str = "tha
         text += words
     if rng.random() < (0.14 if train else 0.05):
         text = _greet(text, split, rng)
+    if train and rng.random() < _LINKS_SHARE:
+        text = _make_up_links(text, rng)
     return _make_up(text, rng) if train and rng.random() < _MADE_UP_SHARE else text
 
 
@@ -177,6 +182,31 @@ def _make_up(carrier: str, rng: random.Random) -> str:
         return word.capitalize() if found[0][0].isupper() else word
 
     return _WORD.sub(made_up, carrier)
+
+
+def _make_up_links(carrier: str, rng: random.Random) -> str:
+    """Replace a word right beside the items by a made-up one, where its form still tells that it is none of them.
+
+    "{s} with their {c}" becomes "{s} vasked by their {c}", "Given {s}," becomes "Vasking {s},", and "{s} in one table:"
+    becomes "{s} vask to vask:".
+    """
+    lexicon = load_lexicon("train")
+    word = ""
+    while not 3 <= len(word) <= 9:
+        word = lexicon.word(rng)
+    joined = rng.choice(("ed by", "ed by", "ed with", "ing", " with", "ed to", "ed in", " to"))
+    whose = rng.choice(("their", "their", "the", "its"))
+    beside = rng.choice(("by", "to", "and", "for", "against"))
+    for pattern, new in (
+        (
+            r"(\{s\}),? [a-z]+(?: [a-z]+){0,3} (?=\{c\})",
+            rf"\1 {word}{joined} {whose} ",
+        ),
+        (r"^(?:[A-Z][a-z]+ing|Given|Take|Consider|For) (?=\{s\})", f"{word.capitalize()}ing "),
+        (r"(\{s\}) [a-z][a-z ]*(?=: \{c\})", rf"\1 {word} {beside} {word}"),
+    ):
+        carrier = re.sub(pattern, new, carrier, count=1)
+    return carrier
 
 
 def _fill(draft: Phrasing, items: str, facts: str, split: Split, rng: random.Random) -> Phrasing:
