@@ -22,9 +22,7 @@ _ASKS = re.compile(
     r"Wh(?!at (I|we|is needed|should|has|about)\b)|How|Can|Could|Would|Will|Might|May|Shall|Is|Are|Do (you|we)|Does"
 )
 _MADE_UP_SHARE = 0.2  # of training questions: structure, not vocabulary, must be read
-_LINKS_SHARE = (
-    0.15  # of training questions: what joins the items to the rest need not be known either
-)
+_LINKS_SHARE = 0.4  # of training questions: what joins the items to the rest may be unknown too
 _LOWER_SHARE = 0.06  # of training questions: typed without a capital
 _FORMS = {
     "open": "<open> <all> {s}<join>",
