@@ -202,6 +202,10 @@ def _make_up_links(carrier: str, rng: random.Random) -> str:
         ),
         (r"^(?:[A-Z][a-z]+ing|Given|Take|Consider|For) (?=\{s\})", f"{word.capitalize()}ing "),
         (r"(\{s\}) [a-z][a-z ]*(?=: \{c\})", rf"\1 {word} {beside} {word}"),
+        (
+            r"(\{c\}) (?:of|for)(?: all| each| every)?(?= (?:the )?\{s\})",
+            rf"\1 {word}ing {beside} all",
+        ),
     ):
         carrier = re.sub(pattern, new, carrier, count=1)
     return carrier

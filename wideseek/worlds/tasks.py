@@ -107,7 +107,7 @@ class _World:
         if draw < 0.3:
             word = made_up.long_word(self.lexicon, self.rng)
             return word, made_up.plural(word)
-        if draw < 0.45:
+        if draw < 0.6:
             return self.rng.choice(self.lexicon.fact_kinds)
         return self.rng.choice(self.lexicon.kinds)
 
@@ -211,7 +211,7 @@ class _World:
         """What a list is about, as in "castles in Morlen"."""
         rng = self.rng
         relation = rng.choice(self.lexicon.relations)
-        if self.split == "train" and rng.random() < 0.2:
+        if self.split == "train" and rng.random() < 0.35:
             # No word of it is known, so that where it ends must be told by its shape.
             relation = rng.choice(made_up.RELATIONS).replace(
                 "{x}", made_up.long_word(self.lexicon, self.rng)
