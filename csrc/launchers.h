@@ -115,7 +115,7 @@ struct WideseekLogits {
 void wideseek_sample(WideseekLogits logits, int num_threads);
 
 struct WideseekScored {
-    const float* logits;            // [rows, vocab], none of them NaN
+    const float* logits;            // [rows, vocab]; a NaN among them gives NaN
     const int64_t* ids;             // [rows], in the vocabulary
     float *logprobs, *entropies;    // [rows]
     int64_t rows, vocab;

@@ -28,10 +28,10 @@ def takes_kernel(x: Tensor) -> bool:
 
 
 def takes_csrc(x: Tensor, *others: Tensor | None, differentiable: bool = False) -> bool:
-    """Whether x goes to the C++ kernel: on the CPU, no gradient wanted, and the kernels are built.
+    """Whether x goes to the C++ kernel: on the CPU, the kernels are built, and no gradient is wanted.
 
-    x and the others, the op's further floats, must be fp32 or bf16, and side by side in memory. differentiable: a gradient
-    may be wanted, then of fp32 only.
+    x and the others, the op's further floats, must be fp32 or bf16, and side by side in memory. differentiable: the op has
+    gradients of its own, of fp32 only.
     """
     if INTERPRETED or x.device.type != "cpu" or x.numel() == 0:
         return False

@@ -4,10 +4,8 @@ Each packed sequence gets pages, as it would have in the engine, for as long as 
 the twins of norm and rotation, and through torch's fused attention from the output and its log-sum-exp.
 """
 
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -15,14 +13,9 @@ from torch.autograd.function import once_differentiable
 from wideseek_kernels import reference
 from wideseek_kernels.border import takes_csrc
 from wideseek_kernels.kv_write import norm_rotary_kv_write
-from wideseek_kernels.paged_attention import HEAD_DIMS, paged_attention_with_lse, plan_attention
-from wideseek_kernels.tree_attention import block_gradients, plan_blocks
-
-PAGE = 16
-"""Tokens a page; the bits do not depend on it."""
-
-Layout = tuple[list[int], list[int]]
-"""Bounds and shared of `packed_attention`, checked."""
+from wideseek_kernels.packed_layout import PAGE, PackedLayout
+from wideseek_kernels.paged_attention import HEAD_DIMS, paged_attention_with_lse
+from wideseek_kernels.tree_attention import block_gradients
 
 
 def takes_exact(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -43,7 +36,7 @@ def exact_attention(
     eps: float,
     cos: Tensor,
     sin: Tensor,
-    layout: Layout,
+    layout: PackedLayout,
 ) -> Tensor:
     """As `packed_attention.norm_rotary_packed_attention`; rows beyond the layout's come out 0."""
     out: Tensor = _ExactAttention.apply(  # type: ignore[no-untyped-call]
@@ -64,24 +57,17 @@ class _ExactAttention(torch.autograd.Function):
         cos: Tensor,
         sin: Tensor,
         eps: float,
-        layout: Layout,
+        layout: PackedLayout,
     ) -> Tensor:
-        pages, slots, copies = _place(*layout)
-        num_pages = 1 + max((int(own.max()) for own in pages), default=0)
-        k_cache = k.new_zeros(num_pages, k.shape[1], PAGE, k.shape[2])
+        held = layout.pages
+        k_cache = k.new_zeros(held.count, k.shape[1], PAGE, k.shape[2])
         v_cache = torch.zeros_like(k_cache)
         turned = norm_rotary_kv_write(
-            q, k, v, q_weight, k_weight, eps, cos, sin, k_cache, v_cache, slots
+            q, k, v, q_weight, k_weight, eps, cos, sin, k_cache, v_cache, held.slots
         )
-        read = reference.kv_gather(k_cache, v_cache, copies[0])
-        reference.kv_write(*read, k_cache, v_cache, copies[1])
-        lens = [
-            (depth + end - start, end - start)
-            for (start, end), depth in zip(pairwise(layout[0]), layout[1], strict=True)
-            if start < end
-        ]
-        plan = plan_attention(pages, [n for n, _ in lens], [n for _, n in lens], k_cache)
-        out, lse = paged_attention_with_lse(turned, k_cache, v_cache, plan)
+        read = reference.kv_gather(k_cache, v_cache, held.sources)
+        reference.kv_write(*read, k_cache, v_cache, held.targets)
+        out, lse = paged_attention_with_lse(turned, k_cache, v_cache, layout.plan(k_cache))
         ctx.save_for_backward(q, k, v, q_weight, k_weight, cos, sin, out, lse)
         ctx.eps, ctx.layout = eps, layout
         return out
@@ -95,7 +81,7 @@ class _ExactAttention(torch.autograd.Function):
         with torch.enable_grad():
             turned = _norm_and_turn(q_, k_, weights, ctx.eps, cos, sin)
         dq, dk, dv = block_gradients(
-            grad, turned[0].detach(), turned[1].detach(), v, out, lse, plan_blocks(*ctx.layout)
+            grad, turned[0].detach(), turned[1].detach(), v, out, lse, ctx.layout.blocks
         )
         of_q, of_k, *of_weights = torch.autograd.grad(turned, [q_, k_, *weights], (dq, dk))
         return (of_q, of_k, dv, *(of_weights or (None, None)), None, None, None, None)
@@ -108,40 +94,3 @@ def _norm_and_turn(
     if weights:
         q, k = (reference.rms_norm(x, w, eps) for x, w in zip((q, k), weights, strict=True))
     return reference.apply_rotary(q, k, cos, sin)
-
-
-def _place(
-    bounds: list[int], shared: list[int]
-) -> tuple[list[np.ndarray], Tensor, tuple[Tensor, Tensor]]:
-    """Pages of each sequence that has rows, the slot of every row, and slots to copy from and to.
-
-    A whole page of a shared prefix is read where the sequence before has it; the tokens of a page that two sequences share
-    in part are copied.
-    """
-    pages: list[np.ndarray] = []
-    held: list[int] = []  # pages of the sequence before
-    slots = np.empty(bounds[-1], np.int64)
-    path = np.empty(0, np.int64)  # slots of its tokens, where they were written first
-    sources: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
-    free = 0
-    for (start, end), depth in zip(pairwise(bounds), shared, strict=True):
-        path = path[:depth]
-        if start == end:
-            held = held[: -(-depth // PAGE)]
-            continue
-        whole, rest = divmod(depth, PAGE)
-        needed = -(-(depth + end - start) // PAGE) - whole
-        held = [*held[:whole], *range(free, free + needed)]
-        free += needed
-        own = np.array(held, np.int64)
-        places = np.arange(depth, depth + end - start)
-        slots[start:end] = own[places // PAGE] * PAGE + places % PAGE
-        if rest:
-            sources.append(path[depth - rest :])
-            targets.append(own[whole] * PAGE + np.arange(rest))
-        path = np.concatenate((path, slots[start:end]))
-        pages.append(own)
-    none = np.empty(0, np.int64)
-    copies = tuple(torch.from_numpy(np.concatenate((none, *x))) for x in (sources, targets))
-    return pages, torch.from_numpy(slots), (copies[0], copies[1])

@@ -24,15 +24,15 @@ from wideseek_kernels.border import (
 )
 from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
-from wideseek_kernels.reference_attention import ROW_TILE, GatherPlan
+from wideseek_kernels.reference_attention import GatherPlan, row_tile
 from wideseek_kernels.work_list import WorkList, plan_work
 
 __all__ = [
-    "ROW_TILE",
     "AttentionPlan",
     "paged_attention",
     "paged_attention_with_lse",
     "plan_attention",
+    "row_tile",
 ]
 
 HEAD_DIMS = (16, 32, 64, 128)

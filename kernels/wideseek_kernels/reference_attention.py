@@ -12,8 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROW_TILE = 16
-"""Rows of a matrix product come in multiples of it; the odd ones out oneMKL adds up differently."""
+
+def row_tile(device: torch.device, dtype: torch.dtype) -> int:
+    """Rows of a matrix product come in multiples of it; the odd ones out BLAS adds up differently.
+
+    In fp32 oneMKL also has a kernel of its own for fewer than 16 rows.
+    """
+    return 16 if device.type == "cpu" and dtype == torch.float32 else 4
+
 
 KEY_TILE = 64
 """Keys are padded to a multiple of it, so that no vector of scores has a scalar remainder."""
@@ -51,7 +57,7 @@ class Group:
 class Chunk:
     """One sequence with several queries: rows begin to end of q; page_rows [KV * n] as in Group.
 
-    blocks are (first row, end row, mask [1, 1, queries, L]) of q, queries padded to ROW_TILE.
+    blocks are (first row, end row, mask [1, 1, queries, L]) of q, queries padded to `row_tile`.
     """
 
     begin: int
@@ -103,13 +109,14 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: GatherPla
     flat_k, flat_v = k_cache.flatten(0, 1).flatten(1), v_cache.flatten(0, 1).flatten(1)
     out = torch.empty_like(q)
     out[plan.num_rows :] = 0
+    tile = row_tile(q.device, q.dtype)
     for group in plan.groups:
         batch, *_, num_keys = group.mask.shape
         kv_shape = (batch, num_kv, num_keys, head_dim)
         k = flat_k.index_select(0, group.page_rows).view(kv_shape)
         v = flat_v.index_select(0, group.page_rows).view(kv_shape)
         rows = q[group.begin : group.end].view(batch, num_kv, group_size, head_dim)
-        rows = F.pad(rows, (0, 0, 0, -group_size % ROW_TILE))
+        rows = F.pad(rows, (0, 0, 0, -group_size % tile))
         mask = group.mask.expand(-1, -1, rows.shape[2], -1)
         read = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask)
         out[group.begin : group.end] = read[:, :, :group_size].reshape(batch, num_heads, head_dim)
@@ -120,7 +127,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: GatherPla
         v = flat_v.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
         for begin, end, mask in chunk.blocks:
             rows = q[begin:end].view(-1, num_kv, group_size, head_dim).permute(1, 2, 0, 3)
-            rows = F.pad(rows, (0, 0, 0, -(end - begin) % ROW_TILE))
+            rows = F.pad(rows, (0, 0, 0, -(end - begin) % tile))
             num_keys = mask.shape[3]
             read = F.scaled_dot_product_attention(
                 rows, k[:, :, :num_keys], v[:, :, :num_keys], attn_mask=mask
@@ -195,11 +202,12 @@ class _Planner:
 
     def chunk(self, row: int, pages: npt.NDArray[np.int64], kv_len: int, q_len: int) -> Chunk:
         blocks = []
+        tile = row_tile(self.device, self.dtype)
         for begin in range(0, q_len, QUERY_BLOCK):
             end = min(begin + QUERY_BLOCK, q_len)
             position = kv_len - q_len + begin
             num_keys = padded_keys(kv_len - q_len + end, self.page_size)
-            num_queries = -(-(end - begin) // ROW_TILE) * ROW_TILE
+            num_queries = -(-(end - begin) // tile) * tile
             keys = torch.arange(num_keys, device=self.device)
             queries = torch.arange(position, position + num_queries, device=self.device)
             mask = self._mask(keys > queries[:, None])

@@ -19,7 +19,7 @@ def token_logprob(hidden: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, 
     and entropies, both [T], in fp32 (fp64 for fp64). Differentiable in hidden and weight; both ways
     only some rows of logits exist at a time and the backward computes them again. In C++ the
     log-probabilities are to the bit those that `sample` gives, where T is a multiple of
-    `paged_attention.ROW_TILE`. On a GPU an id out of range gives NaN. Raises ValueError.
+    `paged_attention.row_tile`. On a GPU an id out of range gives NaN. Raises ValueError.
     """
     check("hidden", hidden, (None, None), hidden.device)
     check("weight", weight, (None, hidden.shape[1]), hidden.device, hidden.dtype)
@@ -29,11 +29,11 @@ def token_logprob(hidden: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, 
         from wideseek_kernels.on_triton import token_logprob as on_triton
 
         return on_triton.token_logprob(hidden, weight, ids)
-    if takes_csrc(hidden, weight, differentiable=True):
-        if not 0 <= int(ids.min()) <= int(ids.max()) < len(weight):
-            raise ValueError(
-                f"ids has {int(ids.min())} to {int(ids.max())}, of {len(weight)} tokens"
-            )
+    # Under autocast forward and backward would multiply in different dtypes.
+    if takes_csrc(hidden, weight, differentiable=True) and not torch.is_autocast_enabled("cpu"):
+        least, most = (int(x) for x in ids.aminmax())
+        if not 0 <= least <= most < len(weight):
+            raise ValueError(f"ids has {least} to {most}, of {len(weight)} tokens")
         logprobs, entropies = _OnCpu.apply(hidden, weight, ids)  # type: ignore[no-untyped-call]
         return logprobs, entropies
     return reference.token_logprob(hidden, weight, ids)

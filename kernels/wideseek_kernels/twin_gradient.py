@@ -14,7 +14,9 @@ from torch.autograd.function import once_differentiable
 def with_twin_gradient(
     kernel: Callable[..., Tensor], twin: Callable[..., Tensor], *inputs: Tensor
 ) -> Tensor:
-    """kernel(*inputs), differentiable in all floating inputs as twin(*inputs) is."""
+    """kernel(*inputs), differentiable in all inputs as twin(*inputs) is."""
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
+        return kernel(*inputs)
     out: Tensor = _TwinGradient.apply(kernel, twin, *inputs)  # type: ignore[no-untyped-call]
     return out
 

@@ -117,6 +117,18 @@ def test_token_logprobs_are_those_of_sampling(rows: int, vocab: int) -> None:
         torch.testing.assert_close(grad.double(), exact, atol=2e-4, rtol=1e-4)
 
 
+def test_under_autocast_the_gradient_is_the_twins() -> None:
+    hidden, weight = drawn(5, 16), drawn(40, 16, seed=1)
+    grads = []
+    for op in (token_logprob, reference.token_logprob):
+        inputs = [x.clone().requires_grad_() for x in (hidden, weight)]
+        with torch.autocast("cpu", torch.bfloat16):
+            logprobs, entropies = op(*inputs, torch.arange(5))
+        grads.append(torch.autograd.grad((logprobs + entropies).sum(), inputs))
+    for ours, twin in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, twin)
+
+
 def test_an_id_beyond_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="ids has 0 to 7, of 7 tokens"):
         token_logprob(drawn(2, 4), drawn(7, 4), torch.tensor([0, 7]))

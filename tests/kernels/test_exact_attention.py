@@ -9,6 +9,7 @@ from wideseek_kernels import exact_attention as exact
 from wideseek_kernels import packed_attention as packed
 from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.packed_attention import norm_rotary_packed_attention
+from wideseek_kernels.packed_layout import PackedLayout
 
 pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
 
@@ -35,8 +36,7 @@ def attend(given: list[Tensor | None], bounds: list[int], shared: list[int] | No
         1e-6,
         angles.cos(),
         angles.sin(),
-        torch.tensor(bounds),
-        None if shared is None else torch.tensor(shared),
+        PackedLayout(torch.tensor(bounds), None if shared is None else torch.tensor(shared)),
     )
 
 
@@ -50,7 +50,7 @@ def test_results_and_gradients_are_the_twins(
         if name == "twin":
             monkeypatch.setattr(packed, "takes_exact", lambda *_: False)
         else:
-            monkeypatch.setattr(packed, "packed_attention", None)  # out of reach
+            monkeypatch.setattr(packed, "_attend", None)  # out of reach
         given = inputs(normed=normed)
         out = attend(given, BOUNDS, shared)
         wanted = [x for x in given if x is not None]
@@ -83,7 +83,7 @@ def test_a_row_has_the_same_bits_in_a_tree_and_alone() -> None:
             1e-6,
             angles.cos()[path],
             angles.sin()[path],
-            ([0, len(path)], [0]),
+            PackedLayout(torch.tensor([0, len(path)])),
         )
         assert torch.equal(alone[depth:], tree[start:end])
 

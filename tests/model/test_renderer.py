@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from wideseek.generation import Message
 from wideseek.model.chat_template import ChatTemplate
-from wideseek.model.renderer import Renderer
+from wideseek.model.renderer import Renderer, copy_tokenizer
 
 from .conftest import BOILERPLATE, MINI_TEMPLATE, QWEN_TEMPLATE, SPECIAL
 
@@ -238,3 +238,13 @@ def test_an_unknown_role_is_refused_by_the_template(write_folder: WriteFolder) -
     renderer = Renderer.load(write_folder(QWEN_TEMPLATE))
     with pytest.raises(ValueError, match="no role robot"):
         renderer.first([Message(role="robot", content="hi")])
+
+
+def test_a_tokenizer_is_copied_whole_or_refused(write_folder: WriteFolder, tmp_path: Path) -> None:
+    source, target = write_folder(MINI_TEMPLATE), tmp_path / "made" / "here"
+    copy_tokenizer(source, target)
+    assert Renderer.load(target).encode("a page") == Renderer.load(source).encode("a page")
+    copy_tokenizer(source, source)  # onto itself: nothing to do
+    with pytest.raises(ValueError, match=r"no tokenizer.json in .*made"):
+        copy_tokenizer(tmp_path / "made", tmp_path / "x")
+    assert not (tmp_path / "x").exists()

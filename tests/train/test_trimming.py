@@ -30,9 +30,9 @@ def small() -> ModelConfig:
 
 
 @torch.no_grad()
-def loud() -> Qwen3:
+def loud(architecture: str = "Qwen3ForCausalLM") -> Qwen3:
     """A network of random weights whose every part is heard in what it says."""
-    model = Qwen3(small())
+    model = Qwen3(replace(small(), architecture=architecture))
     model.init_weights(0)
     for layer in layers_of(model):
         layer.self_attn.o_proj.weight *= 20
@@ -92,10 +92,25 @@ def test_neurons_that_stay_take_over_the_work_of_twins() -> None:
     assert mean_loss(model, examples) > loss + 0.1  # what merely leaving them out would do
 
 
-def test_shared_keys_are_refused() -> None:
+def test_shared_keys_are_refused_where_heads_would_go() -> None:
     model = Qwen3(replace(small(), num_kv_heads=2))
     with pytest.raises(ValueError, match="not 2 for 4"):
         drop_heads(model, 3, [])
+    assert drop_heads(model, 4, []) is model
+
+
+@torch.no_grad()
+def test_biases_go_with_their_heads() -> None:
+    model = loud("Qwen2ForCausalLM")
+    for layer in layers_of(model):
+        layer.self_attn.k_proj.bias.copy_(torch.arange(256.0) / 1024)
+        layer.self_attn.o_proj.weight[:, :64] = 0
+    before = layers_of(model)[0].self_attn.o_proj.weight.clone()
+    trimmed = drop_heads(model, 3, own_words(model))
+    assert torch.equal(
+        layers_of(trimmed)[0].self_attn.k_proj.bias, torch.arange(64.0, 256.0) / 1024
+    )
+    assert torch.equal(layers_of(model)[0].self_attn.o_proj.weight, before)
 
 
 def run_trim(*words: str) -> subprocess.CompletedProcess[str]:
@@ -112,12 +127,19 @@ def run_trim(*words: str) -> subprocess.CompletedProcess[str]:
 def test_trim_writes_a_smaller_folder(tmp_path: Path) -> None:
     mini, out = ROOT / "wideseek/model/mini", tmp_path / "out"
     layers = load_model(mini).config.num_layers
-    done = run_trim(str(mini), str(out), f"num_layers={layers}", "num_heads=4", "examples=3")
+    done = run_trim(
+        str(mini),
+        str(out),
+        f"num_layers={layers}",
+        "num_heads=4",
+        "examples=3",
+        "intermediate_size=96",
+    )
     assert done.returncode == 0, done.stderr
-    assert load_model(out).config.intermediate_size == 384
+    assert load_model(out).config.intermediate_size == 96
     assert (out / "tokenizer.json").read_bytes() == (mini / "tokenizer.json").read_bytes()
     lines = done.stdout.splitlines()
-    assert len(lines) == 5 and lines[-1].startswith("384 neurons a layer")
+    assert len(lines) == 5 and lines[-1].startswith("96 neurons a layer")
 
 
 def test_wrong_sizes_are_one_line(tmp_path: Path) -> None:

@@ -121,3 +121,16 @@ def test_words_that_join_may_be_made_up_in_training() -> None:
         found = link.search(asked.question)
         unknown += found is not None and found[1] not in known
     assert unknown > 30
+
+
+def test_made_up_links_keep_what_tells_lists_from_items_and_headers_from_facts() -> None:
+    for seed in range(400):
+        rng = random.Random(seed)
+        for asked in (
+            ask_fact("Morlen", "height", "train", rng),
+            ask_entities(("Morlen",), ("height",), "train", rng),
+        ):
+            assert "all Morlen" not in asked.question and "every Morlen" not in asked.question
+        headed = ask_list("castles in Morlen", ("castle", "castles"), ("height",), "train", rng)
+        if headed.key_header:
+            assert not re.search(r"Morlen \w+(ed|ing)( \w+)? (their|the|its) ", headed.question)

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from wideseek.model.qwen3 import ROW_TILE, DecoderLayer, PackedAttention, Qwen3
+from wideseek.model.qwen3 import DecoderLayer, PackedAttention, Qwen3, row_tile
 from wideseek.trajectory import Role
 from wideseek_train.batch import Batch
 from wideseek_train.loss import (
@@ -302,10 +302,10 @@ def token_logprobs(model: Qwen3, micro: MicroBatch) -> tuple[Tensor, Tensor]:
 
     In fp32 on a CPU, with the C++ kernels, the log-probabilities are the engine's to the bit; rows come in tiles for that.
     """
-    tile = ROW_TILE if micro.tokens.device.type == "cpu" else 1
+    tile = row_tile(micro.tokens.device, model.model.embed_tokens.weight.dtype)
 
     def tiled(x: Tensor) -> Tensor:
-        return F.pad(x, (0, -len(x) % tile))
+        return F.pad(x, (0, -len(x) % tile)) if len(x) % tile else x
 
     attention = PackedAttention(micro.cu_seqlens, micro.shared)
     hidden = model(tiled(micro.tokens), tiled(micro.positions), attention)

@@ -5,6 +5,7 @@ time by least squares (optimal brain surgeon, Hassibi and Stork 1993, with the i
 place of the whole Hessian).
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def layers_of(model: Qwen3) -> list[DecoderLayer]:
 def drop_layers(model: Qwen3, count: int, examples: Sequence[Example]) -> Qwen3:
     """The network with `count` layers, each time without the one that is missed least."""
     while model.config.num_layers > count:
-        smaller = [_without_layer(model, index) for index in range(model.config.num_layers)]
+        smaller = (_without_layer(model, index) for index in range(model.config.num_layers))
         model = min(smaller, key=lambda candidate: mean_loss(candidate, examples))
     return model
 
@@ -68,11 +69,14 @@ def drop_heads(model: Qwen3, count: int, examples: Sequence[Example]) -> Qwen3:
     ValueError where heads share keys.
     """
     config = model.config
+    if count == config.num_heads:
+        return model
     if config.num_kv_heads != config.num_heads:
         raise ValueError(
             f"heads can be dropped where each has its own keys, not {config.num_kv_heads} for {config.num_heads}"
         )
     size = config.head_dim
+    model = copy.deepcopy(model)  # heads are silenced in it, one after the other
     kept: list[list[int]] = []
     for layer in layers_of(model):
         output = layer.self_attn.o_proj.weight
@@ -94,8 +98,9 @@ def drop_heads(model: Qwen3, count: int, examples: Sequence[Example]) -> Qwen3:
     for new, old, heads in zip(layers_of(smaller), layers_of(model), kept, strict=True):
         rows = torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads])
         state = old.state_dict()
-        for name in ("q", "k", "v"):
-            state[f"self_attn.{name}_proj.weight"] = state[f"self_attn.{name}_proj.weight"][rows]
+        for name in state:
+            if name.startswith(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")):
+                state[name] = state[name][rows]
         state["self_attn.o_proj.weight"] = state["self_attn.o_proj.weight"][:, rows]
         new.load_state_dict(state)
     return smaller
@@ -122,7 +127,8 @@ def drop_neurons(model: Qwen3, count: int, examples: Sequence[Example]) -> Qwen3
 def _moments(model: Qwen3, examples: Sequence[Example]) -> list[tuple[Tensor, Tensor]]:
     """Of each layer's down projection the second moments of its inputs [I, I] and of its output's gradient [D, D], fp64.
 
-    Inputs count by how much the loss feels their token, within a hundred times.
+    Inputs count by how much the loss feels their token, within a hundred times: by the first power, as few tokens would else
+    decide alone.
     """
     config = model.config
     wide, narrow = config.intermediate_size, config.hidden_size
@@ -130,28 +136,23 @@ def _moments(model: Qwen3, examples: Sequence[Example]) -> list[tuple[Tensor, Te
         (torch.zeros(wide, wide).double(), torch.zeros(narrow, narrow).double())
         for _ in layers_of(model)
     ]
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-    handles = []
-    for index, layer in enumerate(layers_of(model)):
+    seen: list[tuple[Tensor, Tensor]] = []
 
-        def keep(_: torch.nn.Module, args: tuple[Tensor], out: Tensor, index: int = index) -> None:
-            out.retain_grad()
-            seen[index] = (args[0].detach(), out)
+    def keep(_: torch.nn.Module, args: tuple[Tensor], out: Tensor) -> None:
+        seen.append((args[0].detach(), out))
 
-        handles.append(layer.mlp.down_proj.register_forward_hook(keep))
+    handles = [layer.mlp.down_proj.register_forward_hook(keep) for layer in layers_of(model)]
     for example in examples:
-        torch.autograd.backward(said_loss(model, example))
-        for (inputs, gradients), (x, out) in zip(
-            sums, (seen[i] for i in range(len(sums))), strict=True
-        ):
-            assert out.grad is not None
-            gradient = out.grad.double()
+        seen.clear()
+        loss = said_loss(model, example)
+        found = torch.autograd.grad(loss, [out for _, out in seen])
+        for (inputs, gradients), (x, _), slope in zip(sums, seen, found, strict=True):
+            gradient = slope.double()
             felt = gradient.norm(dim=1, keepdim=True)
             felt = (felt / felt.mean()).clamp(0.1, 10)
             weighed = x.double() * felt.sqrt()
             inputs += weighed.T @ weighed
             gradients += gradient.T @ gradient
-        model.zero_grad()
     for handle in handles:
         handle.remove()
     return sums

@@ -6,7 +6,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
-from wideseek_kernels.paged_attention import ROW_TILE, AttentionPlan, plan_attention
+from wideseek_kernels.paged_attention import AttentionPlan, plan_attention, row_tile
 from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
 
@@ -50,7 +50,7 @@ Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 class ModelRunner:
     """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model.
 
-    Rows are padded to multiples of ROW_TILE, without which the number of batch mates would change
+    Rows are padded to multiples of `row_tile`, without which the number of batch mates would change
     the last bits of a token's logits.
     """
 
@@ -60,6 +60,7 @@ class ModelRunner:
         self.model = model
         self._page_size = page_size
         self._device = weight.device
+        self._row_tile = row_tile(weight.device, weight.dtype)
         self.prepare_seconds = self.sample_seconds = 0.0
         """What the last step spent on inputs and plan, and on logits and sampling."""
         self._samplings: list[Sampling] = []
@@ -141,7 +142,7 @@ class ModelRunner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids and positions [rows] of the uncomputed tokens, padded, and their slots [T]."""
         num_tokens = sum(counts)
-        num_rows = -(-num_tokens // ROW_TILE) * ROW_TILE
+        num_rows = num_tokens + -num_tokens % self._row_tile
         tokens, positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
         pages = np.empty(num_tokens, np.int64)
         row = 0
@@ -177,7 +178,7 @@ class ModelRunner:
         if not rows:
             return Sampled([], [], [])
         num_rows = len(rows)
-        rows += [rows[0]] * (-num_rows % ROW_TILE)
+        rows += [rows[0]] * (-num_rows % self._row_tile)
         logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
         if not torch.isfinite(logits.amax()):  # which NaN and infinity pass through
             raise FloatingPointError("the model's logits are not finite")
@@ -224,7 +225,7 @@ class ModelRunner:
         if not rows:
             return drawn
         head = self.model.model.embed_tokens if self.model.lm_head is None else self.model.lm_head
-        padding = -len(rows) % ROW_TILE
+        padding = -len(rows) % self._row_tile
         scores, _ = token_logprob(
             hidden[torch.tensor(rows + rows[:1] * padding, device=self._device)],
             head.weight,

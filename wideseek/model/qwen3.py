@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from wideseek_kernels.packed_attention import norm_rotary_packed_attention
-from wideseek_kernels.paged_attention import ROW_TILE as ROW_TILE
+from wideseek_kernels.packed_layout import PackedLayout
+from wideseek_kernels.paged_attention import row_tile as row_tile
 from wideseek_kernels.rms_norm import rms_norm
 from wideseek_kernels.swiglu import swiglu
 from wideseek_kernels.token_logprob import token_logprob
@@ -59,7 +60,7 @@ class PackedAttention:
     """
 
     def __init__(self, cu_seqlens: Tensor, shared: Tensor | None = None) -> None:
-        self.cu_seqlens, self.shared = cu_seqlens, shared
+        self._layout = PackedLayout(cu_seqlens, shared)
 
     def __call__(
         self,
@@ -80,8 +81,7 @@ class PackedAttention:
             norms.eps,
             cos_TD,
             sin_TD,
-            self.cu_seqlens,
-            self.shared,
+            self._layout,
         )
 
 

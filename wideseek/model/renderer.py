@@ -180,8 +180,16 @@ def _end_tokens(folder: Path, tokenizer: Tokenizer) -> set[int]:
 
 
 def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
-    """Copy to `folder`, made if need be, what a Hugging Face folder has beside its config and weights."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    """Copy to `folder`, made if need be, what a Hugging Face folder has beside its config and weights.
+
+    ValueError where there is no tokenizer.
+    """
+    source, folder = Path(source), Path(folder)
+    if not (source / "tokenizer.json").is_file():
+        raise ValueError(f"no tokenizer.json in {source}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.resolve() == folder.resolve():
+        return
     for name in TOKENIZER_FILES:
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, Path(folder) / name)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

@@ -63,9 +63,12 @@ class Lexicon:
         """A made-up lower-case word of this split; a word's split is decided by its hash, one in five is test."""
         while True:
             word = _draw_word(rng)
-            is_test = hashlib.blake2b(word.encode(), digest_size=2).digest()[0] % 5 == 0
-            if is_test == (self.split == "test"):
+            if self.may_have(word):
                 return word
+
+    def may_have(self, text: str) -> bool:
+        """Whether every word of a made-up text is of this split."""
+        return all(_is_test(word) == (self.split == "test") for word in text.lower().split(" "))
 
     def name(self, rng: random.Random) -> str:
         """A capitalised made-up name of one to four words, now and then with a hyphen, an apostrophe or a stem."""
@@ -97,6 +100,10 @@ class Lexicon:
         elif draw < 0.18 and len(words) > 1:
             words.insert(1, rng.choice(("of", "and", "de", "da", "the", "del", "am", "upon")))
         return " ".join(words)
+
+
+def _is_test(word: str) -> bool:
+    return hashlib.blake2b(word.encode(), digest_size=2).digest()[0] % 5 == 0
 
 
 @cache

@@ -104,7 +104,7 @@ def sibling(attribute: Attribute, lexicon: Lexicon, rng: random.Random) -> Attri
     """A fact whose label begins or ends like another one's: "atomic weight" beside "atomic number"."""
     first, *_, last = attribute.label.split(" ") * 2
     other = rng.choice(lexicon.words) if rng.random() < 0.4 else long_word(lexicon, rng)
-    if "-" in first and rng.random() < 0.6:
+    if "-" in first and first != last and rng.random() < 0.6:
         label = f"{other}-{first.split('-')[-1]} {last}"
         forms = (plural(label), label)
     elif rng.random() < 0.6:

@@ -21,6 +21,17 @@ _WORD = re.compile(r"(?<![{'])(?<!\} )\b[A-Za-z]{3,}(?:'[a-z]+)?\b(?! ?\{)")
 _ASKS = re.compile(
     r"Wh(?!at (I|we|is needed|should|has|about)\b)|How|Can|Could|Would|Will|Might|May|Shall|Is|Are|Do (you|we)|Does"
 )
+# What stands beside the items, and what may stand there instead: "castles vasked by their heights", "Vasking Morlen, what",
+# "Morlen vask to vask: height", "the heights vasking to all castles".
+_LINKS = (
+    (re.compile(r"(\{s\}),? [a-z]+(?: [a-z]+){0,3} (?=\{c\})"), r"\1 {w}{joined} {whose} "),
+    (re.compile(r"^(?:[A-Z][a-z]+ing|Given|Take|Consider|For) (?=\{s\})"), "{W}ing "),
+    (re.compile(r"(\{s\})(?: [a-z]+){1,5}(?=: \{c\})"), r"\1 {w} {beside} {w}"),
+    (
+        re.compile(r"(\{c\}) (?:of|for)(?=(?: all| each| every)?(?: the)? \{s\})"),
+        r"\1 {w}ing {beside}",
+    ),
+)
 _MADE_UP_SHARE = 0.2  # of training questions: structure, not vocabulary, must be read
 _LINKS_SHARE = 0.4  # of training questions: what joins the items to the rest may be unknown too
 _LOWER_SHARE = 0.06  # of training questions: typed without a capital
@@ -77,8 +88,8 @@ def _join_columns(columns: tuple[str, ...], split: Split, rng: random.Random) ->
     """Write out columns the way people do: "a, b and c"; in training also "a / b / c", "(1) a, (2) b" and the like."""
     if len(columns) == 1:
         return columns[0]
-    if split == "train" and rng.random() < 0.3:
-        return rng.choice((_separate, _separate, _number, _sequence, _clauses))(columns, rng)
+    if split == "train" and rng.random() < 0.25:
+        return rng.choice((_separate, _separate, _number, _sequence))(columns, rng)
     last, middle = _expand("<last>", split, rng), _expand("<middle>", split, rng)
     return middle.join(columns[:-1]) + last + columns[-1]
 
@@ -136,8 +147,18 @@ def _with_first(text: str, lower: bool) -> str:
     return text[:at] + (first.lower() if lower else first.upper()) + text[at + 1 :]
 
 
-def _carrier(template: str, split: Split, rng: random.Random, thanks: str = "thanks") -> str:
-    """Expand a template; add final mark, closing words and greeting; now and then make its words up."""
+def _carrier(
+    template: str,
+    split: Split,
+    rng: random.Random,
+    *,
+    thanks: str = "thanks",
+    links: bool = False,
+) -> str:
+    """Expand a template; add final mark, closing words and greeting; now and then make its words up.
+
+    links: also those right beside the items.
+    """
     text = _with_first(" ".join(_expand(template, split, rng).split()), lower=False)
     text = re.sub(r"(?i)\b(please) please\b", r"\1", text)  # two polite parts may meet
     train = split == "train"
@@ -151,8 +172,8 @@ def _carrier(template: str, split: Split, rng: random.Random, thanks: str = "tha
         text += words
     if rng.random() < (0.14 if train else 0.05):
         text = _greet(text, split, rng)
-    if train and rng.random() < _LINKS_SHARE:
-        text = _make_up_links(text, rng)
+    if train and links:
+        text = _make_up_link(text, rng)
     return _make_up(text, rng) if train and rng.random() < _MADE_UP_SHARE else text
 
 
@@ -169,46 +190,37 @@ def _greet(text: str, split: Split, rng: random.Random) -> str:
 def _make_up(carrier: str, rng: random.Random) -> str:
     """Replace all but function words by made-up ones."""
     known = set(_grammar("train")["function_words"])
-    lexicon = load_lexicon("train")
 
     def made_up(found: re.Match[str]) -> str:
         if found[0].lower() in known:
             return found[0]
-        word = ""
-        while len(word) < 4:
-            word = lexicon.word(rng)
+        word = _made_up_word(rng, 4, 99)
         return word.capitalize() if found[0][0].isupper() else word
 
     return _WORD.sub(made_up, carrier)
 
 
-def _make_up_links(carrier: str, rng: random.Random) -> str:
-    """Replace a word right beside the items by a made-up one, where its form still tells that it is none of them.
-
-    "{s} with their {c}" becomes "{s} vasked by their {c}", "Given {s}," becomes "Vasking {s},", and "{s} in one table:"
-    becomes "{s} vask to vask:".
-    """
-    lexicon = load_lexicon("train")
-    word = ""
-    while not 3 <= len(word) <= 9:
-        word = lexicon.word(rng)
+def _make_up_link(carrier: str, rng: random.Random) -> str:
+    """Replace the words on one side of the items by made-up ones, whose form still tells that they are none of them."""
+    if rng.random() >= _LINKS_SHARE:
+        return carrier
+    found = [(pattern, new) for pattern, new in _LINKS if pattern.search(carrier)]
+    if not found:
+        return carrier
+    pattern, new = rng.choice(found)
+    word = _made_up_word(rng, 3, 9)
     joined = rng.choice(("ed by", "ed by", "ed with", "ing", " with", "ed to", "ed in", " to"))
     whose = rng.choice(("their", "their", "the", "its"))
-    beside = rng.choice(("by", "to", "and", "for", "against"))
-    for pattern, new in (
-        (
-            r"(\{s\}),? [a-z]+(?: [a-z]+){0,3} (?=\{c\})",
-            rf"\1 {word}{joined} {whose} ",
-        ),
-        (r"^(?:[A-Z][a-z]+ing|Given|Take|Consider|For) (?=\{s\})", f"{word.capitalize()}ing "),
-        (r"(\{s\}) [a-z][a-z ]*(?=: \{c\})", rf"\1 {word} {beside} {word}"),
-        (
-            r"(\{c\}) (?:of|for)(?: all| each| every)?(?= (?:the )?\{s\})",
-            rf"\1 {word}ing {beside} all",
-        ),
-    ):
-        carrier = re.sub(pattern, new, carrier, count=1)
-    return carrier
+    beside = rng.choice(("by", "to", "for", "against"))
+    filled = new.format(w=word, W=word.capitalize(), joined=joined, whose=whose, beside=beside)
+    return pattern.sub(filled, carrier, count=1)
+
+
+def _made_up_word(rng: random.Random, shortest: int, longest: int) -> str:
+    word = ""
+    while not shortest <= len(word) <= longest:
+        word = load_lexicon("train").word(rng)
+    return word
 
 
 def _fill(draft: Phrasing, items: str, facts: str, split: Split, rng: random.Random) -> Phrasing:
@@ -232,10 +244,14 @@ def _fill(draft: Phrasing, items: str, facts: str, split: Split, rng: random.Ran
 def _write_columns(
     carrier: str, columns: tuple[str, ...], split: Split, rng: random.Random
 ) -> tuple[str, str]:
-    """The carrier and the columns' text; at a question's end they may stand one a line."""
+    """The carrier and the columns' text; at a question's end they may stand one a line, or in clauses."""
     end = carrier.removesuffix(".")
-    if split == "train" and len(columns) > 1 and end.endswith("{c}") and rng.random() < 0.06:
-        return end, _bullet(columns, rng)
+    if split == "train" and len(columns) > 1 and end.endswith("{c}") and rng.random() < 0.16:
+        return (
+            (end, _bullet(columns, rng))
+            if rng.random() < 0.4
+            else (carrier, _clauses(columns, rng))
+        )
     return carrier, _join_columns(columns, split, rng)
 
 
@@ -270,7 +286,9 @@ def ask_list(
         span = span.replace(many, kind[0], 1)
         template = "<every> {s}<every_with> {c}"
     template = _expand(template, split, rng)
-    carrier = _carrier(template if "{c}" in template else template + "{c}", split, rng)
+    template = template if "{c}" in template else template + "{c}"
+    # A header's first word is only told from a fact by the words that announce it.
+    carrier = _carrier(template, split, rng, links=form != "header")
     if "{S}" in carrier:
         span = span[0].upper() + span[1:]
     if form == "header" or (". Wanted: {c}" in carrier and rng.random() < 0.6):
@@ -286,7 +304,8 @@ def ask_entities(
 ) -> Phrasing:
     """A question that names its items one by one."""
     template = _expand("<entities>", split, rng)
-    carrier = _carrier(template if "{c}" in template else template + "{c}", split, rng)
+    template = template if "{c}" in template else template + "{c}"
+    carrier = _carrier(template, split, rng, links=True)
     last = rng.choice((" and ", " and ", ", and ", ", "))
     names = (", ".join(entities[:-1]) + last if len(entities) > 1 else "") + entities[-1]
     if split == "train" and rng.random() < 0.1:
@@ -302,7 +321,9 @@ def ask_fact(entity: str, column: str, split: Split, rng: random.Random) -> Phra
     if (word := column.split()[0]) in ("how", "when", "who", "where"):
         part = "how_many" if column.startswith("how many") else word
         part = part if part in _grammar(split) else "how"
-    carrier = _carrier(f"<{part}>", split, rng, "fact_thanks" if split == "train" else "thanks")
+    carrier = _carrier(
+        f"<{part}>", split, rng, thanks="fact_thanks" if split == "train" else "thanks"
+    )
     if "{C}" in carrier:
         column = column[0].upper() + column[1:]
     return _fill(Phrasing(carrier, entity, (column,)), entity, column, split, rng)

@@ -154,10 +154,10 @@ class _World:
                 f"{word} {name}",
                 f"{name}-{word}",
                 f"{name}{word.lower()}",
-                word[:2] + name[-self.rng.randint(3, 5) :],
+                word[:2] + name.split(" (")[0][-self.rng.randint(3, 5) :],
             )
         )
-        if kin.lower() in self.names:
+        if kin.lower() in self.names or not self.lexicon.may_have(kin):
             return self.fresh_name()
         self.names.add(kin.lower())
         return kin
