@@ -191,6 +191,7 @@ def run_rank(rank: int, folder: Path) -> None:
                 lead(engine, scenario, folder)
     if rank == 1:
         (folder / "endings.json").write_text(json.dumps(endings))
+    dist.barrier()  # or the end of a process would be what the other hears of
     dist.destroy_process_group()
 
 

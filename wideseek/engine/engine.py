@@ -86,7 +86,7 @@ class Engine:
 
     @classmethod
     def load(cls, path: str | Path, config: EngineConfig | None = None) -> Self:
-        """Serve a Hugging Face folder; ValueError names what is wrong with it."""
+        """Serve a Hugging Face folder; ValueError names what is wrong with it. See `tensor_parallel` for large ones."""
         config = config or EngineConfig()
         device, dtype = placement(config)
         model = load_model(path, dtype, device)

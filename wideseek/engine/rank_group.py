@@ -114,6 +114,7 @@ class RankGroup:
         with self._lock:
             self._in_step = False
             dist.destroy_process_group(self._group)
+            del self._group  # its connections close with the last reference
             if self._began:
                 dist.destroy_process_group()
 
