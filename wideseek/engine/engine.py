@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.errors import EngineAsleep, EngineClosed
-from wideseek.engine.model_runner import ModelRunner, kv_pages_that_fit
+from wideseek.engine.model_runner import ModelRunner, kv_pages_that_fit, placement
 from wideseek.engine.page_pool import PagePool
 from wideseek.engine.prefix_tree import PrefixTree
 from wideseek.engine.scheduler import Scheduler
@@ -64,8 +64,7 @@ class Engine:
             max_batch_tokens=config.max_batch_tokens,
             max_draft_tokens=config.max_draft_tokens,
         )
-        self._runner = ModelRunner(model, num_pages=num_pages, page_size=config.page_size)
-        self._weights = WeightSwap(model)
+        self._runner, self._weights = self._parts(model, num_pages, config.page_size)
         self._page_size = config.page_size
         self._decode = decode
         self._weight_version = 0
@@ -87,15 +86,10 @@ class Engine:
 
     @classmethod
     def load(cls, path: str | Path, config: EngineConfig | None = None) -> Self:
-        """Serve a Hugging Face folder; ValueError names what is wrong with it."""
+        """Serve a Hugging Face folder; ValueError names what is wrong with it. See `tensor_parallel` for large ones."""
         config = config or EngineConfig()
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = config.dtype
-        if dtype == "auto":
-            dtype = "float32" if device == "cpu" else "bfloat16"
-        model = load_model(path, getattr(torch, dtype), device)
+        device, dtype = placement(config)
+        model = load_model(path, dtype, device)
         return cls(model, config, Renderer.load(path).decode)
 
     async def generate(
@@ -234,6 +228,13 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _parts(
+        self, model: Qwen3, num_pages: int, page_size: int
+    ) -> tuple[ModelRunner, WeightSwap]:
+        """Who computes and who takes new weights; of several ranks, on behalf of all."""
+        runner = ModelRunner(model, num_pages=num_pages, page_size=page_size)
+        return runner, WeightSwap(model)
 
     def _sequence(
         self, token_ids: ReadOnly[int], sampling: Sampling, session: str = ""

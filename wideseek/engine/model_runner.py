@@ -6,20 +6,31 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
-from wideseek_kernels.paged_attention import AttentionPlan, plan_attention, row_tile
+from wideseek_kernels.paged_attention import plan_attention, row_tile
 from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
 
 from wideseek.engine.config import EngineConfig
-from wideseek.engine.sequence import Sequence
 from wideseek.engine.step import Sampled, Step
 from wideseek.engine.step_attention import PagedAttention
 from wideseek.engine.step_graphs import StepGraphs
+from wideseek.engine.step_inputs import StepInputs
 from wideseek.generation import Sampling
 from wideseek.model.qwen3 import Qwen3
 
 DEVICE_SHARE, HOST_SHARE = 0.8, 0.125
 """Of a CUDA device's free memory, or of a host's whole one, what the KV pool takes by default."""
+
+
+def placement(config: EngineConfig) -> tuple[str, torch.dtype]:
+    """Device and dtype that `config` asks for on this machine."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    return device, getattr(torch, dtype)
 
 
 def kv_pages_that_fit(model: Qwen3, config: EngineConfig, max_model_len: int) -> int:
@@ -97,10 +108,6 @@ class ModelRunner:
     def run(self, step: Step) -> Sampled:
         """Compute a step; FloatingPointError if the model's logits are not finite."""
         begun = perf_counter()
-        if step.copies:
-            sources, targets = torch.tensor(step.copies, device=self._device).T
-            for cache in (self._k_cache, self._v_cache):
-                cache[:, targets] = cache[:, sources]
         # Decoding sequences side by side in order of length, for attention to read together.
         order = sorted(
             range(len(step.sequences)),
@@ -108,15 +115,9 @@ class ModelRunner:
         )
         sequences = [step.sequences[i] for i in order]
         counts = [step.num_tokens[i] for i in order]
-        tokens, positions, slots = self._inputs(sequences, counts)
-        plan = plan_attention(
-            [sequence.pages[: sequence.num_pages] for sequence in sequences],
-            [s.num_computed + count for s, count in zip(sequences, counts, strict=True)],
-            counts,
-            self._k_cache[0],
-        )
+        inputs = StepInputs.of(sequences, counts, step.copies, self._page_size, self._row_tile)
         self.prepare_seconds = perf_counter() - begun
-        hidden = self._forward(tokens, positions, slots, plan)
+        hidden = self.forward(inputs)
         begun = perf_counter()
         ends = dict(zip(order, np.cumsum(counts).tolist(), strict=True))
         sampled = self._sample(hidden, step, ends)
@@ -125,10 +126,20 @@ class ModelRunner:
         self.sample_seconds = perf_counter() - begun
         return sampled
 
-    def _forward(
-        self, tokens: Tensor, positions: Tensor, slots: Tensor, plan: AttentionPlan
-    ) -> Tensor:
-        """Hidden states [rows, C], read before the next step's."""
+    @torch.inference_mode()
+    def forward(self, inputs: StepInputs) -> Tensor:
+        """Hidden states [rows, C] of a step, read before the next one's; keys and values are kept."""
+        begun = perf_counter()
+        if len(inputs.copies):
+            sources, targets = torch.from_numpy(inputs.copies).to(self._device).T
+            for cache in (self._k_cache, self._v_cache):
+                cache[:, targets] = cache[:, sources]
+        tokens, positions, slots = (
+            torch.from_numpy(column).to(self._device)
+            for column in (inputs.tokens, inputs.positions, inputs.slots)
+        )
+        plan = plan_attention(inputs.pages, inputs.kv_lens, inputs.q_lens, self._k_cache[0])
+        self.prepare_seconds += perf_counter() - begun
         if self._graphs is not None:
             hidden = self._graphs.run(tokens, positions, slots, plan)
             if hidden is not None:
@@ -136,33 +147,6 @@ class ModelRunner:
         attention = PagedAttention(self._k_cache, self._v_cache, slots, plan)
         computed: Tensor = self.model(tokens, positions, attention)
         return computed
-
-    def _inputs(
-        self, sequences: list[Sequence], counts: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids and positions [rows] of the uncomputed tokens, padded, and their slots [T]."""
-        num_tokens = sum(counts)
-        num_rows = num_tokens + -num_tokens % self._row_tile
-        tokens, positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
-        pages = np.empty(num_tokens, np.int64)
-        row = 0
-        for sequence, count in zip(sequences, counts, strict=True):
-            first, end = sequence.num_computed, sequence.num_computed + count
-            if count == 1:
-                tokens[row], positions[row] = sequence.tokens[first], first
-                pages[row] = sequence.pages[first // self._page_size]
-            else:
-                tokens[row : row + count] = sequence.tokens[first:end]
-                span = positions[row : row + count] = np.arange(first, end)
-                pages[row : row + count] = sequence.pages[span // self._page_size]
-            row += count
-        slots = pages * self._page_size + positions[:num_tokens] % self._page_size
-        as_tensor = torch.from_numpy
-        return (
-            as_tensor(tokens).to(self._device),
-            as_tensor(positions).to(self._device),
-            as_tensor(slots).to(self._device),
-        )
 
     def _sample(self, hidden: Tensor, step: Step, ends: dict[int, int]) -> Sampled:
         """Next tokens of the wanted rows, those of scored sequences apart; `ends` in hidden."""

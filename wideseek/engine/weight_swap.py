@@ -46,24 +46,33 @@ class WeightSwap:
             if tensor.shape != self._shapes[name]:
                 shape = tuple(self._shapes[name])
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the model {shape}")
-            staged[name] = tensor.detach().to(parameter.device, parameter.dtype)
+            staged[name] = self._stageable(tensor, parameter)
         missing = sorted(self._shapes.keys() - staged.keys())
         if missing:
             more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
             raise ValueError(f"missing tensors: {', '.join(missing[:SHOWN])}{more}")
         return staged
 
-    @torch.no_grad()
     def swap(self, staged: Mapping[str, Tensor]) -> None:
         """Take over what `stage` returned."""
-        for name, parameter in self._parameters.items():
-            if self.dropped:
-                parameter.data = parameter.data.new_empty(self._shapes[name])
-            parameter.copy_(staged[name])
-        self.dropped = False
+        self._fill(staged.items())
 
     def drop(self) -> None:
         """Let go of the weights' memory."""
         for parameter in self._parameters.values():
             parameter.data = parameter.data.new_empty(0)
         self.dropped = True
+
+    def _stageable(self, tensor: Tensor, parameter: Tensor) -> Tensor:
+        """A checked tensor, as it is kept until the swap."""
+        return tensor.detach().to(parameter.device, parameter.dtype)
+
+    @torch.no_grad()
+    def _fill(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy into the parameters, after `drop` into new memory."""
+        for name, tensor in tensors:
+            parameter = self._parameters[name]
+            if self.dropped:
+                parameter.data = parameter.data.new_empty(tensor.shape)
+            parameter.copy_(tensor)
+        self.dropped = False

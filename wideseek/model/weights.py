@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wideseek.model.config import load_config
 from wideseek.model.qwen3 import Qwen3
+from wideseek.model.shard import WHOLE, Shard
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -20,17 +21,19 @@ def load_model(
     folder: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    shard: Shard = WHOLE,
 ) -> Qwen3:
-    """Build the model that `folder` describes and fill it, one tensor at a time.
+    """Build the model that `folder` describes, or a part of it, and fill it, one tensor at a time.
 
-    ValueError names a missing or unreadable file, a missing, unknown or wrongly shaped tensor.
+    Of a part nothing else is read. ValueError names a missing or unreadable file, a missing, unknown
+    or wrongly shaped tensor, and what cannot be split.
     """
     folder = Path(folder)
     config = load_config(folder)
     files = _tensor_files(folder)
     with torch.device("meta"):
-        model = Qwen3(config)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        model, whole = Qwen3(shard.config_of(config)), Qwen3(config)
+    shapes = {name: tuple(p.shape) for name, p in whole.named_parameters()}
     if config.tied_head:
         # Some checkpoints store the tied head once more; the embedding is the one that counts.
         files.pop("lm_head.weight", None)
@@ -43,13 +46,14 @@ def load_model(
             for name in sorted(n for n, file in files.items() if file == path):
                 if name not in held:
                     raise ValueError(f"{path} does not hold the tensor {name} its index promises")
-                shape = tuple(tensors.get_slice(name).get_shape())
+                stored = tensors.get_slice(name)
+                shape = tuple(stored.get_shape())
                 if shape != shapes[name]:
                     raise ValueError(
                         f"{path}: {name} has shape {shape}, config.json asks {shapes[name]}"
                     )
                 with torch.no_grad():
-                    parameters[name].copy_(tensors.get_tensor(name))
+                    parameters[name].copy_(stored[shard.index(name, shape)])
     return model
 
 
