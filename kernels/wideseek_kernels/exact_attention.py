@@ -77,20 +77,12 @@ class _ExactAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, q_weight, k_weight, cos, sin, out, lse = ctx.saved_tensors
         q_, k_ = q.detach().requires_grad_(), k.detach().requires_grad_()
-        weights = [x.detach().requires_grad_() for x in (q_weight, k_weight) if x is not None]
+        weights = [None if x is None else x.detach().requires_grad_() for x in (q_weight, k_weight)]
         with torch.enable_grad():
-            turned = _norm_and_turn(q_, k_, weights, ctx.eps, cos, sin)
+            turned = reference.norm_rotary(q_, k_, weights[0], weights[1], ctx.eps, cos, sin)
         dq, dk, dv = block_gradients(
             grad, turned[0].detach(), turned[1].detach(), v, out, lse, ctx.layout.blocks
         )
-        of_q, of_k, *of_weights = torch.autograd.grad(turned, [q_, k_, *weights], (dq, dk))
+        given = [x for x in (q_, k_, *weights) if x is not None]
+        of_q, of_k, *of_weights = torch.autograd.grad(turned, given, (dq, dk))
         return (of_q, of_k, dv, *(of_weights or (None, None)), None, None, None, None)
-
-
-def _norm_and_turn(
-    q: Tensor, k: Tensor, weights: list[Tensor], eps: float, cos: Tensor, sin: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The twins of what `norm_rotary_kv_write` does to q and k; weights of both, or none."""
-    if weights:
-        q, k = (reference.rms_norm(x, w, eps) for x, w in zip((q, k), weights, strict=True))
-    return reference.apply_rotary(q, k, cos, sin)

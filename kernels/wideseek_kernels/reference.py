@@ -60,6 +60,21 @@ def kv_gather(k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, 
     return k_cache[pages, :, places], v_cache[pages, :, places]
 
 
+def norm_rotary(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """rms_norm of each head of q and k, where there are weights for both, then apply_rotary."""
+    if q_weight is not None and k_weight is not None:
+        q, k = rms_norm(q, q_weight, eps), rms_norm(k, k_weight, eps)
+    return apply_rotary(q, k, cos, sin)
+
+
 def norm_rotary_kv_write(
     q: Tensor,
     k: Tensor,
@@ -74,9 +89,7 @@ def norm_rotary_kv_write(
     slots: Tensor,
 ) -> Tensor:
     """The three steps one after the other; see `wideseek_kernels.kv_write`."""
-    if q_weight is not None and k_weight is not None:
-        q, k = rms_norm(q, q_weight, eps), rms_norm(k, k_weight, eps)
-    q, k = apply_rotary(q, k, cos, sin)
+    q, k = norm_rotary(q, k, q_weight, k_weight, eps, cos, sin)
     kv_write(k[: len(slots)], v[: len(slots)], k_cache, v_cache, slots)
     return q
 

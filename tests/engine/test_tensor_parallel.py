@@ -6,7 +6,6 @@ the same where the two likeliest are not that close, which holds for all of thes
 
 import asyncio
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from tests.engine.conftest import VOCAB, random_model, weights_of
+from tests.ranks import run_two_ranks
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
 from wideseek.engine.errors import EngineClosed
@@ -210,13 +210,7 @@ def write_folder(folder: Path, model: Qwen3) -> None:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     write_folder(folder, random_model(0))
-    spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=run_rank, args=(rank, folder)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=120)
-        assert process.exitcode == 0, "a rank failed or hangs"
+    run_two_ranks(run_rank, folder, 120)
     return folder
 
 

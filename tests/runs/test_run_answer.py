@@ -102,6 +102,30 @@ def test_answer_without_a_table_is_shown_as_text(tmp_path: Path) -> None:
     assert answer.markdown == "I do not know."
 
 
+@pytest.mark.parametrize("text", ["<think>\nitems: 3", "<think>a</think>\n\n<think>b"])
+def test_a_thought_is_no_answer(tmp_path: Path, text: str) -> None:
+    answer = read_answer(recorded(tmp_path, lead=lambda talk: text))
+    assert answer.markdown == "" and not answer.tells_something
+
+
+@pytest.mark.parametrize(
+    ("text", "tells"),
+    [
+        ("| a | b |\n|---|---|\n| Lima | unknown |\n| Oslo | - |", False),
+        ("| a | b |\n|---|---|\n| Lima | Unknown |\n| Oslo | 7 |", True),
+        ("| a |\n|---|\n| Lima |", True),
+        ("\\boxed{unknown}", False),
+        ("\\boxed{Lima}", True),
+        ("I do not know.", True),
+    ],
+)
+def test_an_answer_tells_something_unless_all_is_unknown(
+    tmp_path: Path, text: str, tells: bool
+) -> None:
+    answer = read_answer(recorded(tmp_path, lead=lambda talk: text))
+    assert answer.tells_something is tells
+
+
 def test_columns_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     answer = read_answer(
         recorded(tmp_path, lead=lambda talk: "| a | a (2) | a |\n|---|---|---|\n| 1 | 2 | 3 |")

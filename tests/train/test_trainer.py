@@ -1,6 +1,5 @@
 """The trainer: what it makes of a batch does not depend on packing, ranks or recomputation, and agrees with the engine."""
 
-import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from wideseek_train.sample import Sample
 from wideseek_train.trainer import StepReport, Trainer, TrainerConfig, make_mesh, rate_at
 from wideseek_train.weight_sync import weight_sync
 
+from tests.ranks import run_two_ranks
 from tests.train.start import lone_rank
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
@@ -284,13 +284,7 @@ def run_rank(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=run_rank, args=(rank, folder)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=240)
-        assert process.exitcode == 0, "a rank failed or hangs"
+    run_two_ranks(run_rank, folder, 240)
     return folder
 
 

@@ -162,7 +162,8 @@ def exit_code(answered: Answered) -> int:
     stop_reason = answered.answer.stop_reason
     if stop_reason in BUDGET_REASONS:
         return BUDGET_SPENT
-    return OK if stop_reason == End.ANSWERED and answered.answer.markdown else INCOMPLETE
+    complete = stop_reason == End.ANSWERED and answered.answer.tells_something
+    return OK if complete else INCOMPLETE
 
 
 def account(answered: Answered) -> str:

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wideseek.grading.answer import Table
+from wideseek.grading.answer import Table, after_thinking
 from wideseek.runs.events import RUN_ENDS, Event, EventType
 from wideseek.runs.evidence import PageRead, Source, find_sources
 from wideseek.runs.log import read_events, read_page
-from wideseek.runs.table import answer_table, partial_table, to_markdown
+from wideseek.runs.table import UNKNOWN, answer_table, partial_table, to_markdown
 
 UNFINISHED = "unfinished"
 """stop_reason of a run whose log has no end: it still goes on, or was killed."""
@@ -20,8 +20,8 @@ class Answer:
     """One table and where it comes from.
 
     columns [C], each name once; rows [R] keyed by column; cell_sources [R][C], None for a cell no
-    page backs. markdown is the table, or the plain text of an answer that holds none. usage as
-    `Ledger.usage` shows it.
+    page backs. markdown is the table, or the plain text of an answer that holds none, without its
+    thoughts. usage as `Ledger.usage` shows it.
     """
 
     columns: tuple[str, ...]
@@ -30,6 +30,14 @@ class Answer:
     cell_sources: tuple[tuple[Source | None, ...], ...]
     stop_reason: str
     usage: dict[str, Any]
+
+    @property
+    def tells_something(self) -> bool:
+        """Whether any cell beside the names, or the text, claims anything."""
+        if not self.rows:
+            return bool(self.markdown) and not self.columns
+        claims = self.columns[1:] or self.columns
+        return any(row[c].casefold() not in UNKNOWN for row in self.rows for c in claims)
 
     def row_sources(self, row: int) -> list[Source]:
         """The sources of one row in column order, one a page."""
@@ -83,7 +91,8 @@ def derive_answer(events: Sequence[Event], page_text: Callable[[str], str]) -> A
         return Answer(
             columns=(),
             rows=(),
-            markdown=text,
+            # A thought that never ends leaves nothing that was said.
+            markdown=after_thinking(text).partition("<think>")[0].strip(),
             cell_sources=(),
             stop_reason=stop_reason,
             usage=usage,
