@@ -160,6 +160,7 @@ def answer(columns: tuple[str, ...], rows: list[tuple[str, ...]], markdown: str 
         cell_sources=tuple(
             tuple(source if number == 0 else None for _ in row) for number, row in enumerate(rows)
         ),
+        cell_doubts=tuple((None, "why\n" if number else None) for number in range(len(rows))),
         stop_reason="answered",
         usage={},
     )
@@ -168,14 +169,17 @@ def answer(columns: tuple[str, ...], rows: list[tuple[str, ...]], markdown: str 
 def test_a_table_is_shown_in_columns_with_a_source_a_row() -> None:
     shown = show_answer(answer(("name", "n"), [("日本", "a|b"), ("Chad\x1b[2J", "x\ny")]))
     assert shown.splitlines() == [
-        "| name     | n    |",
-        "|----------|------|",
-        "| 日本     | a\\|b |",
-        "| Chad\ufffd[2J | x y  |",
+        "| name     | n       |",
+        "|----------|---------|",
+        "| 日本     | a\\|b    |",
+        "| Chad\ufffd[2J | x y (?) |",
         "",
         "Sources",
         "  日本      https://x.test/1",
         "  Chad\ufffd[2J  no page backs this row",
+        "",
+        "Doubtful (?)",
+        "  Chad\ufffd[2J, n: why",
     ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from wideseek.grading.answer import Table
-from wideseek.runs.evidence import PageRead, find_sources
+from wideseek.runs.evidence import PageRead, find_doubts, find_sources
 
 
 def page(title: str, text: str, url: str = "") -> PageRead:
@@ -116,3 +116,50 @@ def test_agent_and_time_of_the_reading_are_kept() -> None:
 def test_quotes_are_cut() -> None:
     [found] = sources(("T",), page("x", "T " + "long " * 500))
     assert found is not None and len(found[1]) == 400
+
+
+LUXEMBOURG = page(
+    "Luxembourg",
+    "Luxembourg\ncapital: Luxembourg\nlanguages: Luxembourgish, German\ncurrency code: EUR\n"
+    "three-letter code: LUX\ntime zone: Europe/Luxembourg\narea: 2,586 km²\ncurrency: Euro (money)",
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "doubt"),
+    [
+        ("capital", "Luxembourg", None),
+        ("capital city", "Luxembourg", None),
+        ("currency code", "EUR", None),
+        ("currency code", "LUX", 'the page says "currency code: EUR"'),
+        ("code", "LUX", None),
+        ("phone prefix", "LUX", None),
+        ("phone prefix", "+352", "no page that was read says so"),
+        ("capital", "Esch", 'the page says "capital: Luxembourg"'),
+        ("area", "2,586", None),
+        ("languages", "German", None),
+        ("languages", "Luxembourgish, German", None),
+        ("languages", "Luxembourgish,", 'the page says "languages: Luxembourgish, German"'),
+        ("currency", "Euro", 'the page says "currency: Euro (money)"'),
+        ("time zone", "Europe", 'the page says "time zone: Europe/Luxembourg"'),
+        ("capital", "unknown", None),
+        ("capital", "", None),
+    ],
+)
+def test_doubts_name_what_the_page_says_instead(column: str, value: str, doubt: str | None) -> None:
+    table = Table(("name", column), (("Luxembourg", value),))
+    [[key, cell]] = find_doubts(table, find_sources(table, [LUXEMBOURG]), [LUXEMBOURG])
+    assert (key, cell) == (None, doubt)
+
+
+def test_the_line_whose_label_fits_is_quoted() -> None:
+    table = Table(("name", "capital"), (("Luxembourg", "Luxembourg"),))
+    [[_, capital]] = find_sources(table, [LUXEMBOURG])
+    assert capital is not None and capital.quote == "capital: Luxembourg"
+
+
+def test_labels_do_not_speak_against_the_key() -> None:
+    iron = page("Iron", "Iron\nname origin: Latin")
+    table = Table(("name",), (("Iron",), ("Tin",)))
+    doubts = find_doubts(table, find_sources(table, [iron]), [iron])
+    assert doubts == [[None], ["no page that was read says so"]]

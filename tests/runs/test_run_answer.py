@@ -80,12 +80,15 @@ def test_table_and_its_sources_come_from_the_run_folder_alone(tmp_path: Path) ->
     assert capital is not None
     assert (capital.quote, capital.agent_id) == ("Capital: Brasília", "sub-2")
     assert answer.cell_sources[1][1] is None, "no page says Cusco: marked, not hidden"
+    assert answer.doubts(0) == {}
+    assert answer.doubts(1) == {"capital": 'the page says "Capital: Lima"'}
 
 
 def test_json_form_is_what_ask_and_serve_print(tmp_path: Path) -> None:
     shown = json.loads(json.dumps(read_answer(recorded(tmp_path)).to_json()))
     assert list(shown) == ["columns", "rows", "markdown", "sources", "stop_reason", "usage"]
     assert shown["sources"][1]["cells"]["capital"] is None
+    assert list(shown["sources"][1]["doubts"]) == ["capital"]
     assert shown["sources"][1]["pages"][0]["url"] == "https://w/Peru"
     assert shown["sources"][1]["pages"][0]["quote"] == "Peru"
     assert shown["usage"]["agents"] == 4
@@ -191,6 +194,7 @@ def in_table(cell: str) -> Answer:
         rows=({"c": cell},),
         markdown="",
         cell_sources=((None,),),
+        cell_doubts=((None,),),
         stop_reason="answered",
         usage={},
     )

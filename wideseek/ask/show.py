@@ -1,4 +1,4 @@
-"""An answer as a person reads it: the table in columns, then where each row comes from."""
+"""An answer as a person reads it: the table in columns, where each row comes from, what is doubtful."""
 
 import unicodedata
 from itertools import accumulate, takewhile
@@ -7,15 +7,21 @@ from wideseek.runs.answer import Answer
 
 
 def show_answer(answer: Answer) -> str:
-    """The markdown table padded into columns, then one url a row; or the plain text."""
+    """The markdown table padded into columns, then one url a row and the doubts; or the plain text.
+
+    A doubtful cell has a question mark behind it.
+    """
     if not answer.columns:
         return "\n".join(map(visible, answer.markdown.splitlines()))
-    rows = [[row[column] for column in answer.columns] for row in answer.rows]
+    rows = []
+    for number, row in enumerate(answer.rows):
+        doubts = answer.doubts(number)
+        rows.append([f"{row[c]} (?)" if c in doubts else row[c] for c in answer.columns])
     lines = [[_cell(value) for value in line] for line in [list(answer.columns), *rows]]
     widths = [max(3, *map(width, column)) for column in zip(*lines, strict=True)]
     shown = [_line(line, widths) for line in lines]
     shown.insert(1, f"|{'|'.join('-' * (size + 2) for size in widths)}|")
-    return "\n".join([*shown, *_sources(answer)])
+    return "\n".join([*shown, *_sources(answer), *_doubts(answer)])
 
 
 def _sources(answer: Answer) -> list[str]:
@@ -27,6 +33,15 @@ def _sources(answer: Answer) -> list[str]:
         url = visible(sources[0].url) if sources else "no page backs this row"
         lines.append(f"  {pad(key, size)}  {url}")
     return lines
+
+
+def _doubts(answer: Answer) -> list[str]:
+    lines = [
+        visible(f"{row[answer.columns[0]]}, {column}: {why}")
+        for number, row in enumerate(answer.rows)
+        for column, why in answer.doubts(number).items()
+    ]
+    return ["", "Doubtful (?)", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _cell(value: str) -> str:

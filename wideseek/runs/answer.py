@@ -7,7 +7,7 @@ from typing import Any
 
 from wideseek.grading.answer import Table, after_thinking
 from wideseek.runs.events import RUN_ENDS, Event, EventType
-from wideseek.runs.evidence import PageRead, Source, find_sources
+from wideseek.runs.evidence import PageRead, Source, find_doubts, find_sources
 from wideseek.runs.log import read_events, read_page
 from wideseek.runs.table import UNKNOWN, answer_table, partial_table, to_markdown
 
@@ -20,14 +20,15 @@ class Answer:
     """One table and where it comes from.
 
     columns [C], each name once; rows [R] keyed by column; cell_sources [R][C], None for a cell no
-    page backs. markdown is the table, or the plain text of an answer that holds none, without its
-    thoughts. usage as `Ledger.usage` shows it.
+    page backs; cell_doubts [R][C], why a cell may be wrong. markdown is the table, or the plain
+    text of an answer that holds none, without its thoughts. usage as `Ledger.usage` shows it.
     """
 
     columns: tuple[str, ...]
     rows: tuple[dict[str, str], ...]
     markdown: str
     cell_sources: tuple[tuple[Source | None, ...], ...]
+    cell_doubts: tuple[tuple[str | None, ...], ...]
     stop_reason: str
     usage: dict[str, Any]
 
@@ -47,6 +48,11 @@ class Answer:
                 by_url.setdefault(source.url, source)
         return list(by_url.values())
 
+    def doubts(self, row: int) -> dict[str, str]:
+        """Why cells of one row may be wrong, by column."""
+        pairs = zip(self.columns, self.cell_doubts[row], strict=True)
+        return {column: doubt for column, doubt in pairs if doubt}
+
     def to_json(self) -> dict[str, Any]:
         """columns, rows, markdown, sources (one entry a row), stop_reason, usage: plain JSON."""
         sources = [
@@ -57,6 +63,7 @@ class Answer:
                     column: asdict(source) if source else None
                     for column, source in zip(self.columns, self.cell_sources[row], strict=True)
                 },
+                "doubts": self.doubts(row),
             }
             for row in range(len(self.rows))
         ]
@@ -94,15 +101,19 @@ def derive_answer(events: Sequence[Event], page_text: Callable[[str], str]) -> A
             # A thought that never ends leaves nothing that was said.
             markdown=after_thinking(text).partition("<think>")[0].strip(),
             cell_sources=(),
+            cell_doubts=(),
             stop_reason=stop_reason,
             usage=usage,
         )
     table = Table(_distinct(table.columns), table.rows)
+    pages = _pages(events, page_text)
+    sources = find_sources(table, pages, question)
     return Answer(
         columns=table.columns,
         rows=tuple(dict(zip(table.columns, row, strict=True)) for row in table.rows),
         markdown=to_markdown(table),
-        cell_sources=tuple(map(tuple, find_sources(table, _pages(events, page_text), question))),
+        cell_sources=tuple(map(tuple, sources)),
+        cell_doubts=tuple(map(tuple, find_doubts(table, sources, pages))),
         stop_reason=stop_reason,
         usage=usage,
     )

@@ -3,7 +3,8 @@
 A page backs a row's key if it names it, and another cell if the value stands on the page of that
 key, or on one line with the key. What is compared is folded text (case, width, white space); a
 value must stand there whole, not as a part of a longer word or number. A cell without such a line
-has no source.
+has no source, and is doubtful; so is one whose line has another label than the page has for its
+column, and one that breaks off what its line says.
 """
 
 import re
@@ -74,17 +75,70 @@ def find_sources(
     """
     asked = _fold(question)
     ordered = sorted(pages, key=lambda page: not page.title or page.folded_title not in asked)
-    return [_row_sources(row, ordered) for row in table.rows]
+    return [_row_sources(row, table.columns, ordered) for row in table.rows]
 
 
-def _row_sources(row: Sequence[str], pages: Sequence[PageRead]) -> list[Source | None]:
+def find_doubts(
+    table: Table, sources: Sequence[Sequence[Source | None]], pages: Sequence[PageRead]
+) -> list[list[str | None]]:
+    """Why a cell may be wrong, rows [R][C] like its sources; None where nothing speaks against it."""
+    lines = {(page.url, page.title): [line for line, _ in page.lines] for page in pages}
+    doubts: list[list[str | None]] = []
+    for row, found in zip(table.rows, sources, strict=True):
+        cells = zip(row, ("", *table.columns[1:]), found, strict=True)  # no label tells of the key
+        doubts.append([])
+        for value, column, source in cells:
+            page = source or found[0]
+            stated = lines[page.url, page.title] if page else ()
+            doubts[-1].append(_doubt(value, column, source, stated))
+    return doubts
+
+
+def _doubt(value: str, column: str, source: Source | None, lines: Sequence[str]) -> str | None:
+    if _wanted(value) is None:
+        return None
+    quote = source.quote if source else ""
+    best = max(lines, key=lambda line: _label_fit(line, column), default="")
+    if _label_fit(best, column) > max(0.0, _label_fit(quote, column)):
+        return f'the page says "{best}"'
+    if source is None:
+        return "no page that was read says so"
+    _, colon, said = quote.partition(": ")
+    if colon and _breaks_off(_fold(value), _fold(said)):
+        return f'the page says "{quote}"'
+    return None
+
+
+def _label_fit(line: str, column: str) -> float:
+    """Words a line's label shares with a column's name, less a half where the label says more; 0 without a label."""
+    label, colon, _ = line.partition(": ")
+    own, asked = _stems(label), _stems(column)
+    return len(own & asked) - (0.5 if own - asked else 0.0) if colon else 0.0
+
+
+def _stems(text: str) -> set[str]:
+    return {word.removesuffix("s") for word in re.findall(r"\w+", _fold(text))}
+
+
+def _breaks_off(value: str, said: str) -> bool:
+    """Whether a value is but a part of what a line says, and neither one of several nor a number without its unit."""
+    several = {part.strip() for part in re.split(r"[,;]| and ", said)}
+    return value not in (said, *several) and not value[-1].isdigit()
+
+
+def _row_sources(
+    row: Sequence[str], columns: Sequence[str], pages: Sequence[PageRead]
+) -> list[Source | None]:
     key = _wanted(row[0])
     if key is None:
         return [None] * len(row)
     about, mentions = _rank(key, pages)
     cells = [_first_line(key, about) or _first_line(key, mentions)]
-    for value in map(_wanted, row[1:]):
-        found = value and (_first_line(value, about) or _first_line(value, mentions, beside=key))
+    for column, cell in zip(columns[1:], row[1:], strict=True):
+        value = _wanted(cell)
+        found = value and (
+            _first_line(value, about, column=column) or _first_line(value, mentions, beside=key)
+        )
         cells.append(found or None)
     return cells
 
@@ -102,12 +156,17 @@ def _rank(key: "_Wanted", pages: Sequence[PageRead]) -> tuple[list[PageRead], li
 
 
 def _first_line(
-    value: "_Wanted", pages: Sequence[PageRead], beside: "_Wanted | None" = None
+    value: "_Wanted", pages: Sequence[PageRead], beside: "_Wanted | None" = None, column: str = ""
 ) -> Source | None:
+    """The line of the first page that holds the value; of several the one whose label fits the column best."""
     for page in pages:
-        for line, folded in page.lines:
-            if value.stands_in(folded) and (beside is None or beside.stands_in(folded)):
-                return page.source(line)
+        holding = [
+            line
+            for line, folded in page.lines
+            if value.stands_in(folded) and (beside is None or beside.stands_in(folded))
+        ]
+        if holding:
+            return page.source(max(holding, key=lambda line: _label_fit(line, column)))
     return None
 
 

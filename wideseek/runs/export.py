@@ -47,10 +47,12 @@ def _inert(cell: str) -> str:
 
 def _evidence_lines(answer: Answer) -> list[str]:
     lines = []
-    for number, (row, sources) in enumerate(zip(answer.rows, answer.cell_sources, strict=True)):
-        for column, source in zip(answer.columns, sources, strict=True):
+    for number, row in enumerate(answer.rows):
+        doubts = answer.doubts(number)
+        for column, source in zip(answer.columns, answer.cell_sources[number], strict=True):
             cell = {"row": number, "column": column, "value": row[column]}
             line = cell | {"source": asdict(source) if source else None}
+            line |= {"doubt": doubts.get(column)}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return lines
 

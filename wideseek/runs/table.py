@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 from wideseek.grading.answer import Table, after_thinking, extract_final_answer, last_box
 
@@ -34,10 +35,13 @@ def answer_table(text: str) -> Table | None:
 
 
 def without_counter(table: Table) -> Table:
-    """The table without a leading "#" column that only numbers its rows."""
+    """The table without a leading "#" column that only numbers its rows, of which some may be missing."""
     if table.columns[0] != "#" or len(table.columns) == 1:
         return table
-    if any(row[0].strip("#. ") != str(number) for number, row in enumerate(table.rows, 1)):
+    if not all(_COUNTER.fullmatch(row[0]) for row in table.rows):
+        return table
+    numbers = [int(row[0].strip("#.")) for row in table.rows]
+    if any(after <= before for before, after in pairwise((0, *numbers))):
         return table
     return Table(table.columns[1:], tuple(row[1:] for row in table.rows))
 
