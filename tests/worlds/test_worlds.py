@@ -98,8 +98,9 @@ def test_the_span_and_the_columns_stand_in_the_question() -> None:
         question = task.question.lower()
         if not task.phrasing.entities:
             assert task.phrasing.span.lower() in question
-        for column in task.phrasing.columns:
-            assert column.lower() in question
+        for column in task.phrasing.columns:  # "when built" stands in "when was Morlen built"
+            words = map(re.escape, column.lower().split())
+            assert re.search(".*".join(words), question)
 
 
 def test_an_unknown_kind_of_value_is_refused() -> None:

@@ -18,8 +18,8 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 
 from wideseek.agents.prompts import load_prompts
 from wideseek.worlds.expert import FACT_LETTERS
+from wideseek.worlds.grammar import training_words
 from wideseek.worlds.lexicon import load_lexicon
-from wideseek.worlds.phrasing import training_words
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _TAGS = (

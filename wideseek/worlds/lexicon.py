@@ -166,7 +166,9 @@ def load_lexicon(split: Split) -> Lexicon:
     return Lexicon(
         split=split,
         kinds=_kinds(data["kinds"][split]),
-        attributes=train_attributes[::3] + test_attributes if test else train_attributes,
+        attributes=train_attributes[::3] + test_attributes
+        if test
+        else train_attributes + _attributes(data["attributes"]["ways"]),
         relations=tuple(data["relations"][split].strip().splitlines()),
         groups=tuple(data["groups"][split].split()),
         adjectives=tuple(data["groups"]["adjectives_test" if test else "adjectives"].split()),

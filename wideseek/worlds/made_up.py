@@ -11,12 +11,17 @@ from wideseek.worlds.lexicon import Attribute, Lexicon, Split, load_lexicon
 # A label of one made-up word W, and ways to ask for it; {W} its plural.
 _ONE_WORD = """
 {w}; {W}, number of {W}, how many {W}, total {W}, {W} a year, yearly {w}, annual {W}
-{w}; {W}, year {w}, {w} year, when {w}, year of {w}
+{w}; {W}, year {w}, {w} year, when {w}ed, year of {w}
+{w}; {W}, {w} figure, how {w}, {w} in numbers
 {w}; {W}, {w} name, name of the {w}, main {w}, chief {w}, official {w}, {w} now
 {w}; {W}, {w} value, {w} level, total {w}, exact {w}, {w} in figures, current {w}
-{w}; {W}, {w} by, {w} at, who {w}, where {w}, its {w}
-year {w}; {w}, {w} year, when {w}, year of {w}
-{w} year; {w}, year {w}, when {w}, year of {w}
+{w}; {W}, {w} by, {w} at, who {w}, where {w}ed, its {w}
+year {w}; {w}, {w} year, when {w}ed, year of {w}
+{w} year; {w}, year {w}, when {w}ed, year of {w}
+{w} place; {w}, place {w}ed, where {w}ed, place of {w}
+{w}er; {w}ers, {w}ed by, who {w}ed, who {w}s
+{w}ed in; where {w}ed, which {k} {w}s, which {k} {w}s, {k} that {w}s it
+{w}ed by; who {w}s, which {k} {w}s, which {k} {w}ed, {k} that {w}ed it
 number of {W}; {W}, how many {W}, total {W}, {w} count
 {w} name; {w}, {W}, name of the {w}
 largest {w}; largest {W}, biggest {w}, main {w}
@@ -30,6 +35,10 @@ _TWO_WORDS = """
 {v} of {w}; {w} {v}, {w} {V}, {V} of {w}
 {w} {v}; {w} {V}, total {w} {v}
 {v} in {w}; {w} {v}, {V} in {w}
+{w}ing {v}; {v} ~ {w}, {w}ing {V}, {v} ~ {w}, {v} of {w}ing
+{v} of {w}; {v} ~ {w}s, {w} {v}, {v} ~ {w}s
+number of {W} and {V}; how many {W} and {V}, {W} and {V}
+{w} and {v}; {W} and {V}, {w} with {v}
 {w}-{v} code; {w}-{v} codes, code of {w} {V}
 {w}-{v} number; {w}-{v} numbers, number of {w} {V}
 """
@@ -46,7 +55,15 @@ RELATIONS = (
     "{p} that {x} {m}", "{p} that {x} the {w}", "{p} {x} the {m} {w}", "{p} where {m} is {x}", "{p} with no {w} {x}",
     "{p} without {x}", "{p} {x} in the {n}th century", "{p} {x} in {m}", "{p} in {r} {x} in {y}", "{a} {p} of the {x}",
     "{p} in {r} where {m} is {x}", "{w} {p} of {r}", "{w} {p} in {r}", "{p} with more than {n} {x}", "{w} {p}",
-    "{n} largest {p} in the {w}", "{p} called {x}",
+    "{n} largest {p} in the {w}", "{p} called {x}", "{x} {p}", "{x} {p}", "{m} {p}", "{m} {p}", "{x}ing {p} of {r}",
+    "{m}-{x}ing {p}", "{m}-{x}ing {p} in {r}", "{m} {x}ing {p} of {r}", "{p} where {m} is {x}ed", "{p} where {x} is {w}ed",
+    "{p} in {r} with over {n} million {x}", "{p} of {r} with at least {n} {x}", "{p} in {r} above {n},000 {x}",
+    "{p} that {x} the {m} {w}", "{p} which {x} {r}", "{p} which {x} with {r}", "{p} {x}ed with the {w}",
+    "{p} {x}ing the {w}", "{p} {x}ing with {r}", "{p} that were {x}ed in {r}", "{p} which were {x}ed by {r}",
+    "{p} that have a {x} with {r}", "{p} with {x} in {r}", "{p} that are {x}", "{p} that {x}", "{x} {p} in {r} by {w}",
+    "top {n} {p} in {r} by {x}", "{p} did {r} {x}", "{p} {r} {x}ed", "{p} {x}ed by {r} and {m} {w}", "{p} {x} {r}",
+    "{p} which were {x}ed in the {d}s", "{p} of {x} {n}", "{p} in {x} {n}", "{p} on the {m} {x}", "{p} having {x}",
+    "{p} having {r} as {x}",
 )  # fmt: skip
 
 
@@ -86,7 +103,9 @@ def invent(kind: str, lexicon: Lexicon, rng: random.Random) -> Attribute:
     elif draw < 0.45:
         second = rng.choice(lexicon.kinds)[0]
     template = rng.choice((_ONE_WORD if rng.random() < 0.6 else _TWO_WORDS).strip().splitlines())
-    label, forms = template.format(w=first, W=plural(first), v=second, V=plural(second)).split("; ")
+    words = {"w": first, "W": plural(first), "v": second, "V": plural(second)}
+    one, _ = rng.choice(lexicon.kinds)
+    label, forms = template.format(**words, k=one).split("; ")
     return Attribute(label, tuple(forms.split(", ")), kind)
 
 

@@ -7,14 +7,21 @@ is the question with placeholders {s} and {c} still in it; {S} and {C} stand whe
 
 import random
 import re
-import tomllib
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
+from wideseek.worlds.columns import (
+    bullet,
+    follows_its_item,
+    is_told,
+    join_columns,
+    join_header,
+    tell,
+    tell_all,
+    write_columns,
+)
+from wideseek.worlds.grammar import expand, pieces, with_first
 from wideseek.worlds.lexicon import Split, load_lexicon
 
-_PART = re.compile(r"<([\w -]+)>")
 # A word that may be made up; one right beside a placeholder stays, so that the span's ends can still be read.
 _WORD = re.compile(r"(?<![{'])(?<!\} )\b[A-Za-z]{3,}(?:'[a-z]+)?\b(?! ?\{)")
 # What ends with a question mark, not "What I need is a list".
@@ -34,7 +41,7 @@ _LINKS = (
 )
 _MADE_UP_SHARE = 0.2  # of training questions: structure, not vocabulary, must be read
 _LINKS_SHARE = 0.4  # of training questions: what joins the items to the rest may be unknown too
-_LOWER_SHARE = 0.06  # of training questions: typed without a capital
+_LOWER_SHARE = 0.12  # of training questions: typed without a capital
 _FORMS = {
     "open": "<open> <all> {s}<join>",
     "front": "<front> {c}<of>{s}",
@@ -43,10 +50,11 @@ _FORMS = {
     "bare": "{s}<bare>",
     "header": "<headed><header>",
     "plain": "<plain> {s}<plain_join> {c}",
+    "front_header": "<front> {c}<of>{s}",
 }
 _FORM_WEIGHTS: dict[Split, tuple[int, ...]] = {
-    "train": (44, 24, 8, 14, 13, 18, 30),
-    "test": (50, 16, 8, 18, 8, 0, 0),
+    "train": (44, 24, 8, 18, 20, 18, 30, 4),
+    "test": (50, 16, 8, 18, 8, 0, 0, 0),
 }
 
 
@@ -66,87 +74,6 @@ class Phrasing:
     entities: tuple[str, ...] = ()
 
 
-@cache
-def _grammar(split: Split) -> dict[str, list[str]]:
-    with (Path(__file__).parent / "phrasing.toml").open("rb") as file:
-        sections: dict[str, dict[str, str]] = tomllib.load(file)
-    texts = sections["both"] | sections[split]
-    return {part: text.replace("\n", "").split("|") for part, text in texts.items()}
-
-
-def _expand(template: str, split: Split, rng: random.Random) -> str:
-    """Put an alternative for every <part>, from the left, until none is left."""
-    grammar = _grammar(split)
-    while found := _PART.search(template):
-        template = (
-            template[: found.start()] + rng.choice(grammar[found[1]]) + template[found.end() :]
-        )
-    return template
-
-
-def _join_columns(columns: tuple[str, ...], split: Split, rng: random.Random) -> str:
-    """Write out columns the way people do: "a, b and c"; in training also "a / b / c", "(1) a, (2) b" and the like."""
-    if len(columns) == 1:
-        return columns[0]
-    if split == "train" and rng.random() < 0.25:
-        return rng.choice((_separate, _separate, _number, _sequence))(columns, rng)
-    last, middle = _expand("<last>", split, rng), _expand("<middle>", split, rng)
-    return middle.join(columns[:-1]) + last + columns[-1]
-
-
-def _separate(columns: tuple[str, ...], rng: random.Random) -> str:
-    marks = (", ", ", ", ", ", " / ", " / ", " + ", " + ", "/", "; ", " & ", " | ", " and ")
-    return rng.choice(marks).join(columns)
-
-
-def _number(columns: tuple[str, ...], rng: random.Random) -> str:
-    mark = rng.choice(("({}) ", "{}) ", "{}. "))
-    names = rng.choice(("123456789", "123456789", "abcdefghi"))
-    marked = [mark.format(n) + column for n, column in zip(names, columns, strict=False)]
-    last = rng.choice((", ", ", ", " and ", ", and "))
-    return rng.choice((", ", " ", "; ")).join(marked[:-1]) + last + marked[-1]
-
-
-def _sequence(columns: tuple[str, ...], rng: random.Random) -> str:
-    if len(columns) == 2:
-        first, between = rng.choice((("both ", " and "), ("first ", ", then "), ("", " and then ")))
-        return first + between.join(columns)
-    start, end = rng.choice((("first ", " and finally "), ("", " and also "), ("", ", then ")))
-    return start + ", ".join(columns[:-1]) + end + columns[-1]
-
-
-def _clauses(columns: tuple[str, ...], rng: random.Random) -> str:
-    """Columns after the first each in words of their own: "a, and what b each has. Include the c"."""
-    text = columns[0]
-    for column in columns[1:]:
-        link = rng.choice((", ", ", and ", " and ", "; ", "? ", ". "))
-        clause = rng.choice(_grammar("train")["clause"]).replace("{c}", column)
-        text += link + (_with_first(clause, lower=False) if link in ("? ", ". ") else clause)
-    return text
-
-
-def _bullet(columns: tuple[str, ...], rng: random.Random) -> str:
-    """One column a line; only for the end of a question."""
-    mark = rng.choice(("- ", "- ", "* ", "{}. ", "{}) ", ""))
-    return "".join(f"\n{mark.format(n)}{column}" for n, column in enumerate(columns, 1))
-
-
-def _join_header(columns: tuple[str, ...], split: Split, rng: random.Random) -> str:
-    """The columns of a table as they are typed in a row, the key column first."""
-    if split == "test" or rng.random() < 0.5:
-        return ", ".join(columns)
-    if rng.random() < 0.35:
-        return ", ".join(columns[:-1]) + " and " + columns[-1]
-    return rng.choice((" | ", " | ", " | ", " / ", "; ", " - ", " + ")).join(columns)
-
-
-def _with_first(text: str, lower: bool) -> str:
-    """The first letter, also of a placeholder, made small or capital."""
-    at = 1 if text.startswith("{") else 0
-    first = text[at : at + 1]
-    return text[:at] + (first.lower() if lower else first.upper()) + text[at + 1 :]
-
-
 def _carrier(
     template: str,
     split: Split,
@@ -159,15 +86,15 @@ def _carrier(
 
     links: also those right beside the items.
     """
-    text = _with_first(" ".join(_expand(template, split, rng).split()), lower=False)
+    text = with_first(" ".join(expand(template, split, rng).split()), lower=False)
     text = re.sub(r"(?i)\b(please) please\b", r"\1", text)  # two polite parts may meet
     train = split == "train"
     if rng.random() < 0.5 and text[-1] not in ".?!":
         first_sentence = not train or not re.search(r"[.?!] ", text)
         text += "?" if first_sentence and _ASKS.match(text) else "."
     if rng.random() < 0.06:
-        words = _expand(f"<{thanks}>", split, rng)
-        if train and text[-1] not in ".?!" and words[1].isupper() and rng.random() < 0.6:
+        words = expand(f"<{thanks}>", split, rng)
+        if train and text[-1] not in ".?!" and words.strip()[0].isupper() and rng.random() < 0.6:
             text += "."
         text += words
     if rng.random() < (0.14 if train else 0.05):
@@ -178,18 +105,18 @@ def _carrier(
 
 
 def _greet(text: str, split: Split, rng: random.Random) -> str:
-    hello = _expand("<hello>", split, rng)
+    hello = expand("<hello>", split, rng)
     if split == "test":
         return hello + text
     hello = re.sub(r"(^|[.!] )([a-z])", lambda found: found[1] + found[2].upper(), hello)
     if hello.endswith(", ") and not re.match(r"I\b", text):
-        text = _with_first(text, lower=True)
+        text = with_first(text, lower=True)
     return hello + text
 
 
 def _make_up(carrier: str, rng: random.Random) -> str:
     """Replace all but function words by made-up ones."""
-    known = set(_grammar("train")["function_words"])
+    known = set(pieces("train")["function_words"])
 
     def made_up(found: re.Match[str]) -> str:
         if found[0].lower() in known:
@@ -241,26 +168,12 @@ def _fill(draft: Phrasing, items: str, facts: str, split: Split, rng: random.Ran
     )
 
 
-def _write_columns(
-    carrier: str, columns: tuple[str, ...], split: Split, rng: random.Random
-) -> tuple[str, str]:
-    """The carrier and the columns' text; at a question's end they may stand one a line, or in clauses."""
-    end = carrier.removesuffix(".")
-    if split == "train" and len(columns) > 1 and end.endswith("{c}") and rng.random() < 0.16:
-        return (
-            (end, _bullet(columns, rng))
-            if rng.random() < 0.4
-            else (carrier, _clauses(columns, rng))
-        )
-    return carrier, _join_columns(columns, split, rng)
-
-
 def _headed(
     kind: tuple[str, str], columns: tuple[str, ...], split: Split, rng: random.Random
 ) -> tuple[str, tuple[str, ...]]:
     """A word for the key column, and the columns in its letter case."""
     one, _ = kind
-    key = _expand("<headers>", split, rng).format(k=one, K=one.capitalize())
+    key = expand("<headers>", split, rng).format(k=one, K=one.capitalize())
     return key, tuple(c.capitalize() for c in columns) if key[0].isupper() else columns
 
 
@@ -274,6 +187,8 @@ def ask_list(
             template = "<plain> {s}"
         carrier = _carrier(template, split, rng)
         return _fill(Phrasing(carrier, span, ()), span, "", split, rng)
+    if any(map(is_told, columns)):
+        return _ask_list_told(span, columns, rng)
     form = rng.choices(tuple(_FORMS), _FORM_WEIGHTS[split])[0]
     template = _FORMS[form]
     many = kind[1]
@@ -285,51 +200,107 @@ def ask_list(
     if countable and rng.random() < 0.08:  # "every castle in Morlen, with its height"
         span = span.replace(many, kind[0], 1)
         template = "<every> {s}<every_with> {c}"
-    template = _expand(template, split, rng)
+    acts = split == "train" and re.fullmatch(rf"{many} (\S+) ([A-Z]\S+(?: [A-Z]\S+)*)", span)
+    if acts and acts[1] not in pieces("train")["function_words"] and rng.random() < 0.3:
+        span = f"{acts[2]} {acts[1]}s {rng.choice(('which', 'what'))} {many}"
+        template = "{s}<and_what>"
+    where = re.fullmatch(rf"{many} where (\S+) is (\S+)", span)
+    if where and rng.random() < 0.6:
+        span = f"{rng.choice(('Where', 'where'))} is {where[1]} {where[2]}"
+        template = ("{s}" if span[0] == "W" else "<hello>{s}") + "<and_what>"
+    template = expand(template, split, rng)
     template = template if "{c}" in template else template + "{c}"
     # A header's first word is only told from a fact by the words that announce it.
     carrier = _carrier(template, split, rng, links=form != "header")
     if "{S}" in carrier:
         span = span[0].upper() + span[1:]
+    if form == "front_header":
+        key = rng.choice((kind[0], "name", "name", f"{kind[0]} name", "names"))
+        facts = join_columns((key, *columns), split, rng)
+        return _fill(Phrasing(carrier, span, columns, key), span, facts, split, rng)
     if form == "header" or (". Wanted: {c}" in carrier and rng.random() < 0.6):
         key, columns = _headed(kind, columns, split, rng)
+        end = carrier.removesuffix(".")
+        if split == "train" and end.endswith("{c}") and rng.random() < 0.12:
+            draft = Phrasing(end, span, columns, key)
+            return _fill(draft, span, bullet((key, *columns), rng), split, rng)
         draft = Phrasing(carrier, span, columns, key)
-        return _fill(draft, span, _join_header((key, *columns), split, rng), split, rng)
-    carrier, facts = _write_columns(carrier, columns, split, rng)
+        return _fill(draft, span, join_header((key, *columns), split, rng), split, rng)
+    carrier, facts = write_columns(carrier, columns, split, rng)
     return _fill(Phrasing(carrier, span, columns), span, facts, split, rng)
+
+
+def _ask_list_told(span: str, columns: tuple[str, ...], rng: random.Random) -> Phrasing:
+    """A training question of which some facts are questions of their own: "which castles are there and how old are they"."""
+    opening = rng.choice(("<which>", "<which>", "<open> <all> {s}", "<plain> {s}", "{s}"))
+    carrier = _carrier(f"{opening}<told>{{c}}", "train", rng)
+    return _fill(Phrasing(carrier, span, columns), span, tell_all(columns, rng), "train", rng)
 
 
 def ask_entities(
     entities: tuple[str, ...], columns: tuple[str, ...], split: Split, rng: random.Random
 ) -> Phrasing:
     """A question that names its items one by one."""
-    template = _expand("<entities>", split, rng)
+    told = any(map(is_told, columns))
+    template = expand("{s}<told>{c}" if told else "<entities>", split, rng)
     template = template if "{c}" in template else template + "{c}"
     carrier = _carrier(template, split, rng, links=True)
     last = rng.choice((" and ", " and ", ", and ", ", "))
     names = (", ".join(entities[:-1]) + last if len(entities) > 1 else "") + entities[-1]
     if split == "train" and rng.random() < 0.1:
         names = rng.choice((" / ", "; ", " & ", " and ")).join(entities)
-    carrier, facts = _write_columns(carrier, columns, split, rng)
+    if told:
+        facts = tell_all(columns, rng)
+    else:
+        carrier, facts = write_columns(carrier, columns, split, rng)
     draft = Phrasing(carrier, "; ".join(entities), columns, None, entities)
     return _fill(draft, names, facts, split, rng)
 
 
 def ask_fact(entity: str, column: str, split: Split, rng: random.Random) -> Phrasing:
     """A narrow question for one fact of one entity."""
-    part = "narrow"
-    if (word := column.split()[0]) in ("how", "when", "who", "where"):
-        part = "how_many" if column.startswith("how many") else word
-        part = part if part in _grammar(split) else "how"
     carrier = _carrier(
-        f"<{part}>", split, rng, thanks="fact_thanks" if split == "train" else "thanks"
+        _narrow(column, split), split, rng, thanks="fact_thanks" if split == "train" else "thanks"
     )
     if "{C}" in carrier:
         column = column[0].upper() + column[1:]
+    carrier = _split_question(carrier, column)
     return _fill(Phrasing(carrier, entity, (column,)), entity, column, split, rng)
 
 
-def training_words() -> list[str]:
-    """Every text of the training grammar, without its marks, for building a vocabulary."""
-    mark = re.compile(r"<[\w -]+>|\{\w\}")
-    return [mark.sub(" ", text) for texts in _grammar("train").values() for text in texts]
+def ask_facts(entity: str, columns: tuple[str, ...], rng: random.Random) -> Phrasing:
+    """A training question for two facts or more of one item: "who built Morlen, and when was it opened?"."""
+    first, *others = columns
+    if follows_its_item(first):
+        return ask_entities((entity,), columns, "train", rng)
+    template = expand(_narrow(first, "train"), "train", rng).rstrip(".?!")
+    clauses = [tell(column, rng) if is_told(column) else column for column in others]
+    for number, column in enumerate(others):
+        follow = rng.choice(pieces("train")["told" if is_told(column) else "follow"])
+        follow = follow if "{c}" in follow else follow + "{c}"
+        template = template.rstrip("?.") + follow.replace("{c}", f"{{{number}}}")
+    carrier = _carrier(template, "train", rng, thanks="fact_thanks")
+    if "{C}" in carrier:
+        first = first[0].upper() + first[1:]
+    carrier = _split_question(carrier, first)
+    for number, clause in enumerate(clauses):
+        carrier = carrier.replace(f"{{{number}}}", clause)
+    draft = Phrasing(carrier, entity, (first, *others), None, (entity,))
+    return _fill(draft, entity, first, "train", rng)
+
+
+def _narrow(column: str, split: Split) -> str:
+    """The part of the grammar that asks for one fact so worded."""
+    word = column.split()[0]
+    part = "how_many" if column.startswith("how many") else word
+    if word not in ("how", "when", "who", "where", "which"):
+        return "<narrow>"
+    part = {"where": "when", "which": "which_one"}.get(part, part) if split == "train" else part
+    return f"<{part if part in pieces(split) else 'how'}>"
+
+
+def _split_question(carrier: str, column: str) -> str:
+    """Put in the words of a fact that is asked for around its item: "when was Morlen built"."""
+    word, _, rest = column.partition(" ")
+    carrier = carrier.replace("{Q}", word.capitalize()).replace("{q}", word)
+    return carrier.replace("{r}", rest)

@@ -13,12 +13,14 @@ from typing import Literal
 from wideseek.tools.outcome import Page
 from wideseek.worlds import made_up
 from wideseek.worlds.lexicon import Attribute, Lexicon, Split, load_lexicon
-from wideseek.worlds.phrasing import Phrasing, ask_entities, ask_fact, ask_list
+from wideseek.worlds.phrasing import Phrasing, ask_entities, ask_fact, ask_facts, ask_list
 from wideseek.worlds.values import draw_value
+from wideseek.worlds.wording import asked_form
 
 Kind = Literal["table", "boxed"]
 _SITE = "https://atlas.wideseek/"
 _WORDY = frozenset(("name", "names", "word", "phrase"))
+_TOLD_SHARE = 0.2  # of training tables: facts may be asked for by questions of their own
 _LENGTHENED = _WORDY | {"zone"}
 
 
@@ -291,16 +293,6 @@ def _draw_lists(world: _World, rows: int) -> tuple[list[_List], list[Attribute]]
     return lists, attributes
 
 
-def _asked_form(attribute: Attribute, world: _World, narrow: bool) -> str:
-    """How a fact is asked for; in training often by its plural, which is listed first."""
-    rng, train = world.rng, world.split == "train"
-    question_words = ("how ", "who ", "when ", "where ")
-    forms = [f for f in attribute.asked if narrow or not f.startswith(question_words)]
-    if not forms or rng.random() >= (0.65 if train else 0.45):
-        return attribute.label
-    return forms[0] if train and rng.random() < 0.4 else rng.choice(forms)
-
-
 def make_task(
     seed: int, split: Split, rows: tuple[int, int] = (3, 10), kind: Kind | None = None
 ) -> Task:
@@ -331,7 +323,7 @@ def make_task(
                 del entity.facts[attribute.label]
     if kind == "boxed":
         return _boxed_task(f"{split}-{seed}", world, lists, asked[0])
-    return _table_task(f"{split}-{seed}", world, lists, asked)
+    return _table_task(f"{split}-{seed}", world, lists, asked, attributes)
 
 
 def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) -> Task:
@@ -340,7 +332,7 @@ def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) 
     subject = rng.choice(lists[0].entities)
     if rng.random() < 0.15:
         subject.alias = world.fresh_name()
-    words = _asked_form(asked, world, narrow=True)
+    words = asked_form(asked, world.split, rng, told=True)
     called = subject.alias or subject.name
     phrasing = ask_fact(called.lower() if rng.random() < 0.12 else called, words, world.split, rng)
     return Task(
@@ -357,14 +349,22 @@ def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) 
     )
 
 
-def _table_task(name: str, world: _World, lists: list[_List], asked: list[Attribute]) -> Task:
+def _table_task(
+    name: str, world: _World, lists: list[_List], asked: list[Attribute], among: list[Attribute]
+) -> Task:
     """Facts of every entity of the target list, or of a few that the question names."""
     rng, target = world.rng, lists[0]
-    words = tuple(_asked_form(attribute, world, narrow=False) for attribute in asked)
+    train = world.split == "train"
+    told = train and rng.random() < _TOLD_SHARE
+    words = tuple(asked_form(a, world.split, rng, told=told, among=among) for a in asked)
     chosen = target.entities
-    if words and len(chosen) <= 12 and rng.random() < 0.13:
+    if words and len(chosen) <= 12 and rng.random() < (0.2 if train else 0.13):
         chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
-        phrasing = ask_entities(tuple(e.name for e in chosen), words, world.split, rng)
+        names = tuple(e.name for e in chosen)
+        if train and len(names) == 1 and len(words) < 4:
+            phrasing = ask_facts(names[0], words, rng)
+        else:
+            phrasing = ask_entities(names, words, world.split, rng)
     else:
         phrasing = ask_list(target.relation, target.kind, words, world.split, rng)
     names = tuple(entity.name for entity in chosen)

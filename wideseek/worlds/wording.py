@@ -1,0 +1,45 @@
+"""In which words a fact is asked for: its label, another name for it, or a question of its own."""
+
+import random
+from collections.abc import Sequence
+
+from wideseek.worlds.columns import is_told
+from wideseek.worlds.lexicon import Attribute, Split
+
+_MERE = {"when": ("when", "when", "what year"), "where": ("where",), "who": ("by whom", "who")}
+
+
+def asked_form(
+    attribute: Attribute,
+    split: Split,
+    rng: random.Random,
+    *,
+    told: bool,
+    among: Sequence[Attribute] = (),
+) -> str:
+    """How a fact is asked for; in training often by its plural, which is listed first.
+
+    told: also by a question of its own, which may be a mere "when" where no other of `among` could be meant.
+    """
+    train = split == "train"
+    forms = [f for f in attribute.asked if not is_told(f) or (told and (among or "~" not in f))]
+    if train and told and among and (questions := [f for f in forms if is_told(f)]):
+        if rng.random() < 0.3 and (words := _mere_questions(attribute, among)):
+            return rng.choice(words)
+        forms = questions if rng.random() < 0.6 else forms
+    if not forms or rng.random() >= (0.65 if train else 0.45):
+        return attribute.label
+    form = forms[0] if train and rng.random() < 0.4 else rng.choice(forms)
+    if "~" not in form:
+        return form
+    return form.replace("~", rng.choice(("they", "they", "each", "each one", "it")))
+
+
+def _mere_questions(attribute: Attribute, among: Sequence[Attribute]) -> list[str]:
+    """Question words that of all facts can only mean this one."""
+
+    def words(fact: Attribute) -> set[str]:
+        return {form.split(" ")[0] for form in fact.asked}
+
+    others = set[str]().union(*(words(fact) for fact in among if fact is not attribute))
+    return [form for word in sorted(words(attribute) - others) for form in _MERE.get(word, ())]
