@@ -163,7 +163,7 @@ def test_facts_are_told_in_clauses_of_their_own() -> None:
 def test_several_facts_of_one_item_are_asked_around_it() -> None:
     before = after = 0
     for seed in range(300):
-        asked = ask_facts("Ta Dusk", ("when opened", "height"), random.Random(seed))
+        asked = ask_facts(("Ta Dusk",), ("when opened", "height"), random.Random(seed))
         question = asked.question.lower()
         assert asked.entities == (asked.span,) and asked.span.lower() == "ta dusk"
         assert in_order(("when", "opened", "height"), question), asked
@@ -174,7 +174,7 @@ def test_several_facts_of_one_item_are_asked_around_it() -> None:
 
 def test_a_mere_question_word_follows_its_item() -> None:
     for seed in range(100):
-        asked = ask_facts("Ta Dusk", ("by whom", "height"), random.Random(seed))
+        asked = ask_facts(("Ta Dusk",), ("by whom", "height"), random.Random(seed))
         assert in_order(("ta dusk", "by whom", "height"), asked.question.lower()), asked
 
 

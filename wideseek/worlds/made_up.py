@@ -63,7 +63,10 @@ RELATIONS = (
     "{p} that have a {x} with {r}", "{p} with {x} in {r}", "{p} that are {x}", "{p} that {x}", "{x} {p} in {r} by {w}",
     "top {n} {p} in {r} by {x}", "{p} did {r} {x}", "{p} {r} {x}ed", "{p} {x}ed by {r} and {m} {w}", "{p} {x} {r}",
     "{p} which were {x}ed in the {d}s", "{p} of {x} {n}", "{p} in {x} {n}", "{p} on the {m} {x}", "{p} having {x}",
-    "{p} having {r} as {x}",
+    "{p} having {r} as {x}", "{p} have no {w} {x}", "{m} {p} have no {x}", "{m} {p} with no {x} {w}", "{m} {p} {x} the {w}",
+    "{p} did {r} and {m} {x}", "{p} that have {x}ed the {m} {w}", "{p} {x}ed in {r}", "{p} {x}ed in {r}",
+    "{p} {x}en in {r}", "{p} {x}en of {r}", "{x} {p}", "{x} {p}", "{a} {x} {p}", "{p} of {x} {n}", "{p} that {x} {r}",
+    "{x}ing {p} of {r}", "{p} in the {x} of {r}", "{x}ed {p} in {r}",
 )  # fmt: skip
 
 

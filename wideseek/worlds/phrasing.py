@@ -51,10 +51,11 @@ _FORMS = {
     "header": "<headed><header>",
     "plain": "<plain> {s}<plain_join> {c}",
     "front_header": "<front> {c}<of>{s}",
+    "row": "{s}<mark>{c}",
 }
 _FORM_WEIGHTS: dict[Split, tuple[int, ...]] = {
-    "train": (44, 24, 8, 18, 20, 18, 30, 4),
-    "test": (50, 16, 8, 18, 8, 0, 0, 0),
+    "train": (44, 24, 8, 18, 20, 18, 30, 4, 8),
+    "test": (50, 16, 8, 18, 8, 0, 0, 0, 0),
 }
 
 
@@ -184,7 +185,7 @@ def ask_list(
     if not columns:
         template = rng.choice(("<open> <all> {s}", "<which>"))
         if split == "train" and rng.random() < 0.3:
-            template = "<plain> {s}"
+            template = rng.choice(("<plain> {s}", "<plain> {s}<just>", "{s}<just>"))
         carrier = _carrier(template, split, rng)
         return _fill(Phrasing(carrier, span, ()), span, "", split, rng)
     if any(map(is_told, columns)):
@@ -214,6 +215,9 @@ def ask_list(
     carrier = _carrier(template, split, rng, links=form != "header")
     if "{S}" in carrier:
         span = span[0].upper() + span[1:]
+    if form == "row":
+        mark = carrier.partition("{s}")[2].partition("{c}")[0]
+        return _fill(Phrasing(carrier, span, columns), span, mark.join(columns), split, rng)
     if form == "front_header":
         key = rng.choice((kind[0], "name", "name", f"{kind[0]} name", "names"))
         facts = join_columns((key, *columns), split, rng)
@@ -245,16 +249,23 @@ def ask_entities(
     template = expand("{s}<told>{c}" if told else "<entities>", split, rng)
     template = template if "{c}" in template else template + "{c}"
     carrier = _carrier(template, split, rng, links=True)
-    last = rng.choice((" and ", " and ", ", and ", ", "))
-    names = (", ".join(entities[:-1]) + last if len(entities) > 1 else "") + entities[-1]
-    if split == "train" and rng.random() < 0.1:
-        names = rng.choice((" / ", "; ", " & ", " and ")).join(entities)
+    names = _join_names(entities, split, rng)
     if told:
         facts = tell_all(columns, rng)
     else:
         carrier, facts = write_columns(carrier, columns, split, rng)
     draft = Phrasing(carrier, "; ".join(entities), columns, None, entities)
     return _fill(draft, names, facts, split, rng)
+
+
+def _join_names(entities: tuple[str, ...], split: Split, rng: random.Random) -> str:
+    last = rng.choice((" and ", " and ", ", and ", ", "))
+    names = (", ".join(entities[:-1]) + last if len(entities) > 1 else "") + entities[-1]
+    if split == "train" and rng.random() < 0.1:
+        return rng.choice((" / ", "; ", " & ", " and ", " + ")).join(entities)
+    if split == "train" and rng.random() < 0.06:
+        return "the " + re.sub(r"(, |and )(?!and )", r"\1the ", names)
+    return names
 
 
 def ask_fact(entity: str, column: str, split: Split, rng: random.Random) -> Phrasing:
@@ -268,11 +279,11 @@ def ask_fact(entity: str, column: str, split: Split, rng: random.Random) -> Phra
     return _fill(Phrasing(carrier, entity, (column,)), entity, column, split, rng)
 
 
-def ask_facts(entity: str, columns: tuple[str, ...], rng: random.Random) -> Phrasing:
-    """A training question for two facts or more of one item: "who built Morlen, and when was it opened?"."""
+def ask_facts(entities: tuple[str, ...], columns: tuple[str, ...], rng: random.Random) -> Phrasing:
+    """A training question whose first fact is asked around its items: "who built Morlen, and when was it opened?"."""
     first, *others = columns
     if follows_its_item(first):
-        return ask_entities((entity,), columns, "train", rng)
+        return ask_entities(entities, columns, "train", rng)
     template = expand(_narrow(first, "train"), "train", rng).rstrip(".?!")
     clauses = [tell(column, rng) if is_told(column) else column for column in others]
     for number, column in enumerate(others):
@@ -285,8 +296,8 @@ def ask_facts(entity: str, columns: tuple[str, ...], rng: random.Random) -> Phra
     carrier = _split_question(carrier, first)
     for number, clause in enumerate(clauses):
         carrier = carrier.replace(f"{{{number}}}", clause)
-    draft = Phrasing(carrier, entity, (first, *others), None, (entity,))
-    return _fill(draft, entity, first, "train", rng)
+    draft = Phrasing(carrier, "; ".join(entities), (first, *others), None, entities)
+    return _fill(draft, _join_names(entities, "train", rng), first, "train", rng)
 
 
 def _narrow(column: str, split: Split) -> str:

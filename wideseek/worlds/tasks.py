@@ -106,7 +106,7 @@ class _World:
     def draw_kind(self) -> tuple[str, str]:
         """Singular and plural; in training also made-up words, and words that are facts elsewhere ("the capitals of")."""
         draw = self.rng.random() if self.split == "train" else 1.0
-        if draw < 0.3:
+        if draw < 0.25:
             word = made_up.long_word(self.lexicon, self.rng)
             return word, made_up.plural(word)
         if draw < 0.6:
@@ -361,8 +361,8 @@ def _table_task(
     if words and len(chosen) <= 12 and rng.random() < (0.2 if train else 0.13):
         chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
         names = tuple(e.name for e in chosen)
-        if train and len(names) == 1 and len(words) < 4:
-            phrasing = ask_facts(names[0], words, rng)
+        if train and len(words) < 4 and rng.random() < (1.0 if len(names) == 1 else 0.3):
+            phrasing = ask_facts(names, words, rng)
         else:
             phrasing = ask_entities(names, words, world.split, rng)
     else:
