@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from wideseek.ask.progress import LiveProgress, PlainProgress, describe
+from wideseek.ask.progress import LiveProgress, PlainProgress, describe, waiting
 from wideseek.ask.show import cut, pad, show_answer, visible, width
 from wideseek.runs.answer import Answer
 from wideseek.runs.events import Event, EventType
@@ -203,3 +203,20 @@ def test_widths_count_columns_of_a_terminal() -> None:
 def test_cutting_takes_linear_time() -> None:
     # A quadratic cut runs into the time limit of the suite.
     assert cut("中" * 200_000, 9) == "中" * 4 + "\u2026"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_told_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen, pipe = Terminal(), io.StringIO()
+    with pytest.raises(ValueError, match="no model"), waiting(screen, "opening the model"):
+        assert screen.getvalue() == "opening the model \u2026"
+        raise ValueError("no model")
+    assert screen.getvalue().endswith("\u2026\r\x1b[2K"), "nothing is left of it"
+    with waiting(pipe, "opening the model"):
+        pass
+    assert pipe.getvalue() == "", "one line for what cannot be stays one line"

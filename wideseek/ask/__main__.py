@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wideseek.answering import BUDGET_REASONS, Answered, answer_question, plan_research
-from wideseek.ask.progress import LiveProgress, PlainProgress, say
+from wideseek.ask.progress import LiveProgress, PlainProgress, is_live, say, waiting
 from wideseek.ask.show import show_answer
 from wideseek.backends import (
     Backends,
@@ -77,7 +77,8 @@ async def ask(options: argparse.Namespace) -> int:
     """Open the backends, answer, print."""
     try:
         make_runs_dir(options.runs_dir)
-        backends = await open_backends(options)
+        with waiting(sys.stderr, "opening the model and the corpus"):
+            backends = await open_backends(options)
     except ValueError as error:
         return refuse(str(error))
     interrupts = Interrupts()
@@ -116,9 +117,12 @@ async def answer(
             max_tokens=options.max_tokens or budget.max_tokens,
         ),
     )
-    live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     colour = not os.environ.get("NO_COLOR")
-    progress = LiveProgress(sys.stderr, colour=colour) if live else PlainProgress(sys.stderr)
+    progress = (
+        LiveProgress(sys.stderr, colour=colour)
+        if is_live(sys.stderr)
+        else PlainProgress(sys.stderr)
+    )
     try:
         return await answer_question(
             research,

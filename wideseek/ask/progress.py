@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from wideseek.ask.show import cut, visible
@@ -50,6 +51,24 @@ def say(out: TextIO, text: str) -> None:
         out.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+@contextmanager
+def waiting(out: TextIO, text: str) -> Iterator[None]:
+    """Show `text` on a terminal while the block runs, and take it away again; elsewhere nothing is shown."""
+    if not is_live(out):
+        yield
+        return
+    say(out, f"{text} \u2026")
+    try:
+        yield
+    finally:
+        say(out, "\r\x1b[2K")
+
+
+def is_live(out: TextIO) -> bool:
+    """Whether lines of `out` can be drawn anew."""
+    return out.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 class PlainProgress:
