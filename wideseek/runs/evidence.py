@@ -4,7 +4,7 @@ A page backs a row's key if it names it, and another cell if the value stands on
 key, or on one line with the key. What is compared is folded text (case, width, white space); a
 value must stand there whole, not as a part of a longer word or number. A cell without such a line
 has no source, and is doubtful; so is one whose line has another label than the page has for its
-column, and one that breaks off what its line says.
+column, and one that breaks off at a slash.
 """
 
 import re
@@ -81,31 +81,37 @@ def find_sources(
 def find_doubts(
     table: Table, sources: Sequence[Sequence[Source | None]], pages: Sequence[PageRead]
 ) -> list[list[str | None]]:
-    """Why a cell may be wrong, rows [R][C] like its sources; None where nothing speaks against it."""
+    """Why a cell may be wrong, rows [R][C] like its sources; None where nothing speaks against it.
+
+    A row whose key no page names has no source at all, and no doubts beside.
+    """
     lines = {(page.url, page.title): [line for line, _ in page.lines] for page in pages}
     doubts: list[list[str | None]] = []
     for row, found in zip(table.rows, sources, strict=True):
+        key = found[0]
+        doubts.append([None] * len(row))
+        if key is None:
+            continue
         cells = zip(row, ("", *table.columns[1:]), found, strict=True)  # no label tells of the key
-        doubts.append([])
-        for value, column, source in cells:
-            page = source or found[0]
-            stated = lines[page.url, page.title] if page else ()
-            doubts[-1].append(_doubt(value, column, source, stated))
+        for number, (value, column, source) in enumerate(cells):
+            page = source or key
+            stated = lines[page.url, page.title]
+            doubts[-1][number] = _doubt(value, column, source, stated)
     return doubts
 
 
 def _doubt(value: str, column: str, source: Source | None, lines: Sequence[str]) -> str | None:
     if _wanted(value) is None:
         return None
-    quote = source.quote if source else ""
     best = max(lines, key=lambda line: _label_fit(line, column), default="")
-    if _label_fit(best, column) > max(0.0, _label_fit(quote, column)):
-        return f'the page says "{best}"'
     if source is None:
-        return "no page that was read says so"
-    _, colon, said = quote.partition(": ")
-    if colon and _breaks_off(_fold(value), _fold(said)):
-        return f'the page says "{quote}"'
+        stated = _label_fit(best, column) > 0
+        return f'the page says "{best}"' if stated else "no page that was read says so"
+    _, colon, said = source.quote.partition(": ")
+    if colon and _label_fit(best, column) > max(0.0, _label_fit(source.quote, column)):
+        return f'the page says "{best}"'
+    if _fold(said).startswith(f"{_fold(value)}/"):
+        return f'the page says "{source.quote}"'
     return None
 
 
@@ -118,12 +124,6 @@ def _label_fit(line: str, column: str) -> float:
 
 def _stems(text: str) -> set[str]:
     return {word.removesuffix("s") for word in re.findall(r"\w+", _fold(text))}
-
-
-def _breaks_off(value: str, said: str) -> bool:
-    """Whether a value is but a part of what a line says, and neither one of several nor a number without its unit."""
-    several = {part.strip() for part in re.split(r"[,;]| and ", said)}
-    return value not in (said, *several) and not value[-1].isdigit()
 
 
 def _row_sources(
