@@ -62,6 +62,15 @@ class LocalModel:
 
         return cls(name, renderer, Engine.load(folder, config))
 
+    @classmethod
+    def load_over_ranks(cls, folder: Path, config: EngineConfig, name: str) -> "LocalModel | None":
+        """The same on the first of torchrun's ranks; the others compute along and get None when it is closed."""
+        renderer = Renderer.load(folder)
+        from wideseek.engine.tensor_parallel import load_over_ranks  # imports torch
+
+        engine = load_over_ranks(folder, config)
+        return None if engine is None else cls(name, renderer, engine)
+
     @property
     def max_model_len(self) -> int:
         return self.engine.max_model_len

@@ -121,7 +121,8 @@ def test_quotes_are_cut() -> None:
 LUXEMBOURG = page(
     "Luxembourg",
     "Luxembourg\ncapital: Luxembourg\nlanguages: Luxembourgish, German\ncurrency code: EUR\n"
-    "three-letter code: LUX\nThey remain what they are\ntime zone: Europe/Luxembourg\narea: 2,586 km²\ncurrency: Euro (money)",
+    "three-letter code: LUX\nThey remain what they are\ntime zone: Europe/Luxembourg\n"
+    "area: 2,586 km²\ncurrency: Euro (money)",
 )
 
 

@@ -141,6 +141,32 @@ def test_ask_can_use_the_server_as_its_endpoint(
     assert "1 agents" in capsys.readouterr().err
 
 
+def test_two_ranks_serve_what_one_process_serves(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "tiny", num_kv_heads=2)
+    torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
+    said = []
+    for command in (("wideseek.serve",), (*torchrun, "wideseek.serve")):
+        flags = ("--model", str(model), "--port", "0", "--dtype", "float32")
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, *flags, "--runs-dir", str(tmp_path / "runs")],
+            env=environment(WIDESEEK_API_KEY=KEY),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline()
+        assert line.startswith("serving tiny on http://127.0.0.1:"), process.stderr.read()
+        client = openai.OpenAI(base_url=f"{line.split()[3]}/v1", api_key=KEY, max_retries=0)
+        answer = client.chat.completions.create(
+            model="tiny", messages=HELLO, max_tokens=40, temperature=0
+        )
+        said.append(answer.choices[0].message.content)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert said[0] == said[1] and len(said[0] or "") > 10
+
+
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     """The one line a command that cannot serve ends with."""
     try:

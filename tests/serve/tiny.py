@@ -40,7 +40,7 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
 
 
-def write_model(folder: Path, max_positions: int = 512) -> Path:
+def write_model(folder: Path, max_positions: int = 512, num_kv_heads: int = 1) -> Path:
     """A loadable model folder; its weights are random, always the same."""
     torch.manual_seed(0)
     config = ModelConfig(
@@ -50,7 +50,7 @@ def write_model(folder: Path, max_positions: int = 512) -> Path:
         intermediate_size=48,
         num_layers=2,
         num_heads=2,
-        num_kv_heads=1,
+        num_kv_heads=num_kv_heads,
         head_dim=16,
         max_position_embeddings=max_positions,
     )

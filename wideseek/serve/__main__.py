@@ -1,5 +1,6 @@
 """`python -m wideseek.serve`: one model, and research with it, over HTTP.
 
+Under `torchrun --nproc-per-node N` the model is split over N ranks, and the first of them serves.
 Exit codes: 0 ended; 2 usage or configuration; 128 + signal when interrupted.
 """
 
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
         return refuse(f"{missing[0]} is not installed; get it with: pip install 'wideseek[serve]'")
+    if int(os.environ.get("RANK", "0")) > 0:
+        return compute_along(options)
     try:
         return asyncio.run(serve(options))
     except KeyboardInterrupt:
@@ -88,6 +91,7 @@ async def serve(options: argparse.Namespace) -> int:
             model = load_model(options)
         except ValueError as error:
             return refuse(str(error))
+        assert model is not None, "only other ranks end without a model"
         await answer_calls(options, key, listening, model, corpus)
     return 0
 
@@ -133,8 +137,22 @@ async def answer_calls(
     await uvicorn.Server(settings).serve(sockets=[listening])
 
 
-def load_model(options: argparse.Namespace) -> LocalModel:
-    """The model of the options, under the name clients will use; ValueError as its loaders."""
+def compute_along(options: argparse.Namespace) -> int:
+    """Hold this rank's part of the model until the first rank closes it, which alone hears signals and speaks."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        load_model(options)
+    except ValueError:
+        return USAGE
+    return 0
+
+
+def load_model(options: argparse.Namespace) -> LocalModel | None:
+    """The model of the options, under the name clients will use; ValueError as its loaders.
+
+    None on a rank that is not the first, once the model has been closed.
+    """
     folder = find_model_folder(options.model)
     name = options.served_model_name or name_of(options.model)
     config = EngineConfig(
@@ -142,6 +160,8 @@ def load_model(options: argparse.Namespace) -> LocalModel:
         max_model_len=options.max_model_len,
         max_num_seqs=options.max_num_seqs,
     )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return LocalModel.load_over_ranks(folder, config, name)
     return LocalModel.load(folder, config, name)
 
 
