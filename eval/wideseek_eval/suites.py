@@ -222,6 +222,7 @@ def _read_question(record: dict[str, Any], open_corpus: OpenCorpus) -> EvalTask:
             question=record["question"],
             kind="boxed",
             open_corpus=open_corpus,
+            group=_text("group", record.get("group", "")),
             answers=_texts("answer", answers),
         )
     if record["kind"] != "table":
@@ -235,11 +236,18 @@ def _read_question(record: dict[str, Any], open_corpus: OpenCorpus) -> EvalTask:
         question=record["question"],
         kind="table",
         open_corpus=open_corpus,
+        group=_text("group", record.get("group", "")),
         columns=columns,
         key=(record["key"],),
         rows=Table(columns, rows).rows,
         aliases=record.get("aliases") or {},
     )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, not {value!r}")
+    return value
 
 
 def _texts(name: str, values: Iterable[Any]) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ import json
 import tomllib
 
 import pytest
-from wideseek_eval.build_atlas import FOLDER, questions
+from wideseek_eval.build_atlas import FOLDER, people, questions
+from wideseek_eval.suites import read_questions
 
 from wideseek.tools.corpus import Corpus
 
@@ -20,6 +21,25 @@ def atlas() -> Corpus:
 
 def test_the_gold_is_what_the_pages_say() -> None:
     assert [json.loads(line) for line in LINES] == questions()
+
+
+def test_the_gold_of_peoples_questions_is_what_the_pages_say() -> None:
+    path = FOLDER / "people.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert lines == people()
+    assert len({line["question"].casefold() for line in lines}) == len(lines) == 162
+    groups = [task.group for task in read_questions(path)]
+    assert {group: groups.count(group) for group in groups} == {"read": 90, "unread": 72}
+
+
+def test_headings_in_the_askers_words_and_missing_facts_are_right() -> None:
+    by_text = {line["question"]: line for line in people()}
+    asked = by_text[
+        "what are the biggest african countries by area and how many people live in each"
+    ]
+    assert asked["columns"] == ["name", "how many people live in each"]
+    assert {"how many people", "people", "population"} <= set(asked["aliases"][asked["columns"][1]])
+    assert any("unknown" in row for line in by_text.values() for row in line["rows"])
 
 
 def test_gold_known_by_heart() -> None:
