@@ -258,7 +258,9 @@ def test_single_workflow_searches_itself() -> None:
 
 def test_one_research_answers_many_questions_at_once() -> None:
     research, _, _ = team(
-        lambda talk: spawn("a") if talk.turn == 1 else f"answer to {talk.messages[1].content[:2]}",
+        lambda talk: (
+            spawn("a") if talk.turn == 1 else f"answer to {talk.messages[1].content[10:12]}"
+        ),
         saying("r"),
     )
 

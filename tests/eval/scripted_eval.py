@@ -37,7 +37,7 @@ class ScriptedModel:
         return Cast(self._speak).open(messages, tools, session)
 
     async def _speak(self, talk: Talk) -> Said:
-        task = next(task for task in self._tasks if talk.user.startswith(task.question))
+        task = next(task for task in self._tasks if task.question in talk.user)
         self.asked.append(task.id)
         await asyncio.sleep(self._seconds)
         return self._answer(task)
@@ -58,7 +58,7 @@ class ScriptedTeam(ScriptedModel):
             return search("the list") if talk.turn == 1 else "I found a list."
         if talk.turn == 1:
             return spawn("Look for one half.", "Look for the other.")
-        task = next(task for task in self._tasks if talk.user.startswith(task.question))
+        task = next(task for task in self._tasks if task.question in talk.user)
         self.asked.append(task.id)
         seed = talk.samplings[-1].seed
         return right(task) if seed is not None and seed % 3 else uneven(task)
@@ -71,7 +71,7 @@ class WideTeam(ScriptedModel):
         await asyncio.sleep(self._seconds)
         if "Look for" in talk.user:
             return search("the list") if talk.turn == 1 else "I found a list."
-        task = next(task for task in self._tasks if talk.user.startswith(task.question))
+        task = next(task for task in self._tasks if task.question in talk.user)
         turns = int(re.findall(r"turn 1 of (\d+)", talk.user)[0])
         width = re.findall(r"up to (\d+) subagents", talk.user)
         if not width:

@@ -159,12 +159,46 @@ def test_the_line_whose_label_fits_is_quoted() -> None:
     assert capital is not None and capital.quote == "capital: Luxembourg"
 
 
+def doubts(table: Table, *pages: PageRead) -> list[list[str | None]]:
+    return find_doubts(table, find_sources(table, pages), pages)
+
+
 def test_labels_do_not_speak_against_the_key() -> None:
-    iron = page("Iron", "Iron\nname origin: Latin")
-    table = Table(("name", "symbol"), (("Iron", "unknown"),))
-    assert find_doubts(table, find_sources(table, [iron]), [iron]) == [[None, None]]
+    iron = page("Metals", "Metals\nIron: a metal\nname: Tin")
+    assert doubts(Table(("name", "symbol"), (("Iron", "unknown"),)), iron) == [[None, None]]
 
 
 def test_a_row_without_any_source_needs_no_doubts() -> None:
-    table = Table(("name", "capital"), (("Atlantis", "Poseidonis"),))
-    assert find_doubts(table, find_sources(table, [PERU]), [PERU]) == [[None, None]]
+    assert doubts(Table(("name", "capital"), (("Atlantis", "Poseidonis"),)), PERU) == [[None, None]]
+
+
+def test_another_items_page_is_no_excuse() -> None:
+    sudan = page("Sudan", "Sudan\ncapital: Khartoum")
+    south = page("South Sudan", "South Sudan\ncapital: Juba")
+    [[_, doubt]] = doubts(Table(("name", "capital"), (("Sudan", "Juba"),)), sudan, south)
+    assert doubt == 'the page says "capital: Khartoum"'
+
+
+def test_only_what_was_asked_speaks_against_a_cell() -> None:
+    rome = page("Rome", "Rome\nfounded: 1821\nbirth year: 1700\ncapital of: Italy\npopulation: 9")
+    table = Table(("name", "founding year", "number of inhabitants"), (("Rome", "1821", "9"),))
+    assert doubts(table, rome) == [[None, None, None]]
+
+
+@pytest.mark.parametrize("value", ["Quechua, Spanish", "Spanish and Quechua", "Spanish"])
+def test_the_order_of_a_list_is_free(value: str) -> None:
+    peru = page("Peru", "Peru\nlanguages: Spanish, Quechua\narea: 1,285,216 km²")
+    table = Table(("name", "languages", "area"), (("Peru", value, "1285216 km²"),))
+    assert doubts(table, peru) == [[None, None, None]]
+
+
+def test_pages_read_twice_are_both_heard_and_quotes_are_cut() -> None:
+    old, new = (
+        page("Peru", "Peru\ncapital: Lima", "u"),
+        page("Peru", "Peru\nmotto: x" + "y" * 999, "u"),
+    )
+    [[_, capital, motto]] = doubts(
+        Table(("name", "capital", "motto"), (("Peru", "Cusco", "z"),)), old, new
+    )
+    assert capital == 'the page says "capital: Lima"'
+    assert motto is not None and len(motto) < 450

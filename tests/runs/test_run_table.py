@@ -40,6 +40,7 @@ def test_pipe_table_without_a_fence_is_the_last_resort() -> None:
         (("#1", "2."), ("name",)),
         (("1", "3"), ("name",)),
         (("3", "1"), ("#", "name")),
+        (("3", "11"), ("#", "name")),
         (("2", "2"), ("#", "name")),
         (("1", "x"), ("#", "name")),
         (("1", "9" * 5000), ("#", "name")),

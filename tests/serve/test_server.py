@@ -154,16 +154,18 @@ def test_two_ranks_serve_what_one_process_serves(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert process.stdout is not None and process.stderr is not None
-        line = process.stdout.readline()
-        assert line.startswith("serving tiny on http://127.0.0.1:"), process.stderr.read()
-        client = openai.OpenAI(base_url=f"{line.split()[3]}/v1", api_key=KEY, max_retries=0)
-        answer = client.chat.completions.create(
-            model="tiny", messages=HELLO, max_tokens=40, temperature=0
-        )
-        said.append(answer.choices[0].message.content)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            line = process.stdout.readline()
+            assert line.startswith("serving tiny on http://127.0.0.1:"), process.stderr.read()
+            client = openai.OpenAI(base_url=f"{line.split()[3]}/v1", api_key=KEY, max_retries=0)
+            answer = client.chat.completions.create(
+                model="tiny", messages=HELLO, max_tokens=40, temperature=0
+            )
+            said.append(answer.choices[0].message.content)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
     assert said[0] == said[1] and len(said[0] or "") > 10
 
 

@@ -20,7 +20,7 @@ from wideseek.worlds.phrasing import (
 )
 
 COLUMNS = ("height", "first king", "owners", "year built")
-ENTITIES = ("Morlen", "Ta Dusk", "Quor-Vane")
+ENTITIES = ("Morlen", "Ta Dusk", "Gela and Nouco")
 # Both grammars have these, for want of other words.
 SHARED = {"all the", "of all", "what are the"}
 
@@ -28,6 +28,10 @@ SHARED = {"all the", "of all", "what are the"}
 def draw(split: Split, seed: int) -> Phrasing:
     rng = random.Random(f"{split}/{seed}")
     columns = tuple(rng.sample(COLUMNS, rng.randint(0, 4)))
+    if seed % 8 == 2 and split == "train":
+        return ask_facts(ENTITIES[seed % 3 :], (*columns, "when built")[:3], rng)
+    if seed % 8 == 3 and split == "train":
+        columns = (*columns, "who designed", "heat they melt")
     if seed % 8 == 0:
         return ask_fact("Morlen", rng.choice((*COLUMNS, "how tall", "how many rooms")), split, rng)
     if seed % 8 == 1:
@@ -46,12 +50,8 @@ def plain(text: str) -> str:
 
 
 def in_order(pieces: tuple[str, ...], question: str) -> bool:
-    at = 0
-    for piece in pieces:
-        at = question.find(piece, at) + len(piece)
-        if at < len(piece):
-            return False
-    return True
+    whole = (rf"(?<!\w){re.escape(piece)}(?!\w)" for piece in pieces)
+    return re.search("(?is)" + ".*".join(whole), question) is not None
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -63,7 +63,9 @@ def test_the_pieces_stand_in_the_question(split: Split) -> None:
         else:
             assert asked.span in question
         header = (asked.key_header,) if asked.key_header else ()
-        assert in_order((*header, *asked.columns), question), asked
+        # "when built" stands in "when was Morlen built"
+        words = [w for c in asked.columns for w in (c.split() if c.startswith("when") else [c])]
+        assert in_order((*header, *words), question), asked
         assert not re.search(r"[{}<]|(?<!-)>|  |\s$", question), question
 
 
@@ -95,7 +97,7 @@ def test_training_questions_are_wide() -> None:
         before, after = asked.question.split(asked.span, 1)
         openings.add(before)
         joins.add(after.split(asked.columns[0])[0])
-    assert len(openings) > 1500 and len(joins) > 700
+    assert len(openings) > 1200 and len(joins) > 600
 
 
 def test_shares_of_headers_and_lower_case() -> None:
@@ -200,16 +202,47 @@ def test_lists_may_be_asked_for_by_where_they_hold() -> None:
 def test_what_follows_ordered_by_is_no_further_column() -> None:
     found = 0
     for seed in range(3000):
-        asked = ask_list(
-            "castles in Morlen", ("castle", "castles"), COLUMNS[:3], "train", random.Random(seed)
-        )
+        rng = random.Random(seed)
+        asked = ask_list("castles in Morlen", ("castle", "castles"), COLUMNS[:3], "train", rng)
         found += bool(
-            re.search(
-                r"(order|sort|rank)ed by (their )?(height|first king|owners)\W*", asked.question
-            )
+            re.search(r"owners\W+(order|sort|rank|list|arrang|group)ed by", asked.question)
         )
-        assert len(asked.columns) == 3
     assert found > 20
+
+
+def test_rows_of_marks_keep_their_mark() -> None:
+    rows = set()
+    for seed in range(4000):
+        rng = random.Random(seed)
+        asked = ask_list("castles in Morlen", ("castle", "castles"), COLUMNS[:2], "train", rng)
+        if found := re.fullmatch(
+            r"(?i)castles in Morlen(.+)height(.+)first king\W*", asked.question
+        ):
+            rows.add(found.groups())
+    assert {(" / ", " / "), (" - ", " - "), (" → ", " → ")} <= rows
+
+
+def test_turned_lists_have_no_header_that_nothing_announces() -> None:
+    for relation in (
+        "castles where Morlish is read",
+        "castles vasks Morlen",
+        "castles Morlen vasked",
+    ):
+        turned = 0
+        for seed in range(600):
+            rng = random.Random(seed)
+            asked = ask_list(relation, ("castle", "castles"), COLUMNS[:2], "train", rng)
+            if re.match(r"(?i)where is|Morlen vaskss|castles did", asked.span):
+                turned += 1
+                assert asked.key_header is None
+        assert turned > 50, relation
+    near = [
+        ask_list(
+            "castles near Morlen", ("castle", "castles"), COLUMNS[:2], "train", random.Random(s)
+        )
+        for s in range(200)
+    ]
+    assert not any("nears" in asked.question for asked in near), "near is no verb"
 
 
 def test_columns_may_stand_side_by_side_without_a_comma() -> None:

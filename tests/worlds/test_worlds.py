@@ -98,6 +98,8 @@ def test_the_span_and_the_columns_stand_in_the_question() -> None:
         question = task.question.lower()
         if not task.phrasing.entities:
             assert task.phrasing.span.lower() in question
+        for entity in task.phrasing.entities:
+            assert re.search(rf"(?<!\w){re.escape(entity.lower())}(?!\w)", question)
         for column in task.phrasing.columns:  # "when built" stands in "when was Morlen built"
             words = map(re.escape, column.lower().split())
             assert re.search(".*".join(words), question)

@@ -19,6 +19,9 @@ from wideseek.runs.table import UNKNOWN
 _LETTER = r"0-9A-Za-z\u00c0-\u04ff"  # scripts that put spaces between words
 _NO_MINUS = r"(?<!(?<![^\s(\[{:;,=/|<>~])[-\u2212\u2013])"  # a dash after other text is a range
 _MAX_QUOTE = 400
+_MAX_LABEL_WORDS = 6
+_SMALL_WORDS = frozenset("a an the of in for by each their its and".split())
+_SEPARATOR = re.compile(r"(?<=[0-9]),(?=[0-9]{3})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,45 +88,62 @@ def find_doubts(
 
     A row whose key no page names has no source at all, and no doubts beside.
     """
-    lines = {(page.url, page.title): [line for line, _ in page.lines] for page in pages}
     doubts: list[list[str | None]] = []
     for row, found in zip(table.rows, sources, strict=True):
         key = found[0]
         doubts.append([None] * len(row))
         if key is None:
             continue
-        cells = zip(row, ("", *table.columns[1:]), found, strict=True)  # no label tells of the key
-        for number, (value, column, source) in enumerate(cells):
-            page = source or key
-            stated = lines[page.url, page.title]
-            doubts[-1][number] = _doubt(value, column, source, stated)
+        title = _fold(row[0])
+        own = [page for page in pages if page.folded_title == title]
+        own = own or [page for page in pages if page.url == key.url]
+        urls = {page.url for page in own}
+        for number, column in enumerate(table.columns[1:], 1):
+            source = found[number]
+            # What another item's page says is no excuse for contradicting this one's.
+            rival = _asked_words(source.quote, column) if source and source.url in urls else 0
+            doubts[-1][number] = _doubt(row[number], column, own, source is not None, rival)
     return doubts
 
 
-def _doubt(value: str, column: str, source: Source | None, lines: Sequence[str]) -> str | None:
+def _doubt(
+    value: str, column: str, pages: Sequence[PageRead], backed: bool, rival: int
+) -> str | None:
+    """rival: words of the column that stand in the label of the line that backs the value."""
     if _wanted(value) is None:
         return None
-    best = max(lines, key=lambda line: _label_fit(line, column), default="")
-    if source is None:
-        stated = _label_fit(best, column) > 0
-        return f'the page says "{best}"' if stated else "no page that was read says so"
-    _, colon, said = source.quote.partition(": ")
-    if colon and _label_fit(best, column) > max(0.0, _label_fit(source.quote, column)):
-        return f'the page says "{best}"'
-    if _fold(said).startswith(f"{_fold(value)}/"):
-        return f'the page says "{source.quote}"'
-    return None
+    lines = [(page.source(line).quote, page) for page in pages for line, _ in page.lines]
+    stated = [line for line, _ in lines if _asked_words(line, column, wholly=True) > rival]
+    if stated and not any(_holds(line, value) for line in stated):
+        return f'the page says "{max(stated, key=lambda line: _asked_words(line, column))}"'
+    if not backed and not stated:
+        return "no page that was read says so"
+    held = [
+        line for line, _ in lines if _fold(line).partition(": ")[2].startswith(f"{_fold(value)}/")
+    ]
+    return f'the page says "{held[0]}"' if held else None
 
 
-def _label_fit(line: str, column: str) -> float:
-    """Words a line's label shares with a column's name, less a half where the label says more; 0 without a label."""
+def _asked_words(line: str, column: str, *, wholly: bool = False) -> int:
+    """How many words of a column's name a line's label has; wholly: 0 where the label says more than was asked."""
     label, colon, _ = line.partition(": ")
     own, asked = _stems(label), _stems(column)
-    return len(own & asked) - (0.5 if own - asked else 0.0) if colon else 0.0
+    if not colon or len(label.split()) > _MAX_LABEL_WORDS or (wholly and own - asked):
+        return 0
+    return len(own & asked)
 
 
 def _stems(text: str) -> set[str]:
-    return {word.removesuffix("s") for word in re.findall(r"\w+", _fold(text))}
+    return {word.removesuffix("s") for word in re.findall(r"\w+", _fold(text))} - _SMALL_WORDS
+
+
+def _holds(line: str, value: str) -> bool:
+    """Whether a line has a value: whole, its parts in any order, or its number written without separators."""
+    folded = _fold(line)
+    parts = [_wanted(part) for part in re.split(r"[,;/]\s|\sand\s", value) if part.strip()]
+    if all(part is None or part.stands_in(folded) for part in parts):
+        return True
+    return _SEPARATOR.sub("", _fold(value)) in _SEPARATOR.sub("", folded)
 
 
 def _row_sources(
@@ -166,7 +186,7 @@ def _first_line(
             if value.stands_in(folded) and (beside is None or beside.stands_in(folded))
         ]
         if holding:
-            return page.source(max(holding, key=lambda line: _label_fit(line, column)))
+            return page.source(max(holding, key=lambda line: _asked_words(line, column)))
     return None
 
 

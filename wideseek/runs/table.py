@@ -41,7 +41,8 @@ def without_counter(table: Table) -> Table:
     if not all(_COUNTER.fullmatch(row[0]) for row in table.rows):
         return table
     numbers = [int(row[0].strip("#.")) for row in table.rows]
-    if any(after <= before for before, after in pairwise((0, *numbers))):
+    rising = all(before < after for before, after in pairwise((0, *numbers)))
+    if not rising or numbers[-1] > 2 * len(numbers):  # more would be missing than is there
         return table
     return Table(table.columns[1:], tuple(row[1:] for row in table.rows))
 

@@ -76,7 +76,7 @@ def tell(column: str, rng: random.Random) -> str:
     """A fact as a clause of its own: "how many rooms they have", "when it was built", "what height each has"."""
     found = _QUESTION.fullmatch(column)
     if not found:
-        part = "told_what" if is_told(column) else "clause"
+        part = "told_what" if is_told(column) else "told_clause"
         return rng.choice(pieces("train")[part]).replace("{c}", column)
     word, rest = found.groups()
     part = {"how many": "told_many", "how": "told_how"}.get(word, "told_who")

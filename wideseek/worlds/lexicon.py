@@ -145,6 +145,16 @@ def _attributes(text: str) -> tuple[Attribute, ...]:
     )
 
 
+def _merged(attributes: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
+    """One Attribute a label, with all ways in which it is asked for."""
+    by_label: dict[str, Attribute] = {}
+    for new in attributes:
+        known = by_label.get(new.label, new)
+        asked = tuple(dict.fromkeys((*known.asked, *new.asked)))
+        by_label[new.label] = Attribute(new.label, asked, known.kind)
+    return tuple(by_label.values())
+
+
 def _kinds(text: str) -> tuple[tuple[str, str], ...]:
     pairs = (pair.split("/") for pair in text.split())
     return tuple((one, many) for one, many in pairs)
@@ -168,7 +178,7 @@ def load_lexicon(split: Split) -> Lexicon:
         kinds=_kinds(data["kinds"][split]),
         attributes=train_attributes[::3] + test_attributes
         if test
-        else train_attributes + _attributes(data["attributes"]["ways"]),
+        else _merged(train_attributes + _attributes(data["attributes"]["ways"])),
         relations=tuple(data["relations"][split].strip().splitlines()),
         groups=tuple(data["groups"][split].split()),
         adjectives=tuple(data["groups"]["adjectives_test" if test else "adjectives"].split()),

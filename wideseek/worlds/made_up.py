@@ -6,6 +6,7 @@ Whoever asks words a fact otherwise than the page does; what the two share must 
 import random
 from functools import cache
 
+from wideseek.worlds.columns import is_told
 from wideseek.worlds.lexicon import Attribute, Lexicon, Split, load_lexicon
 
 # A label of one made-up word W, and ways to ask for it; {W} its plural.
@@ -37,8 +38,7 @@ _TWO_WORDS = """
 {v} in {w}; {w} {v}, {V} in {w}
 {w}ing {v}; {v} ~ {w}, {w}ing {V}, {v} ~ {w}, {v} of {w}ing
 {v} of {w}; {v} ~ {w}s, {w} {v}, {v} ~ {w}s
-number of {W} and {V}; how many {W} and {V}, {W} and {V}
-{w} and {v}; {W} and {V}, {w} with {v}
+number of {W} and {V}; how many {W} and {V}, number of {W} and {V}
 {w}-{v} code; {w}-{v} codes, code of {w} {V}
 {w}-{v} number; {w}-{v} numbers, number of {w} {V}
 """
@@ -61,12 +61,12 @@ RELATIONS = (
     "{p} that {x} the {m} {w}", "{p} which {x} {r}", "{p} which {x} with {r}", "{p} {x}ed with the {w}",
     "{p} {x}ing the {w}", "{p} {x}ing with {r}", "{p} that were {x}ed in {r}", "{p} which were {x}ed by {r}",
     "{p} that have a {x} with {r}", "{p} with {x} in {r}", "{p} that are {x}", "{p} that {x}", "{x} {p} in {r} by {w}",
-    "top {n} {p} in {r} by {x}", "{p} did {r} {x}", "{p} {r} {x}ed", "{p} {x}ed by {r} and {m} {w}", "{p} {x} {r}",
+    "top {n} {p} in {r} by {x}", "{p} {r} {x}ed", "{p} {x}ed by {r} and {m} {w}", "{p} {x} {r}",
     "{p} which were {x}ed in the {d}s", "{p} of {x} {n}", "{p} in {x} {n}", "{p} on the {m} {x}", "{p} having {x}",
-    "{p} having {r} as {x}", "{p} have no {w} {x}", "{m} {p} have no {x}", "{m} {p} with no {x} {w}", "{m} {p} {x} the {w}",
-    "{p} did {r} and {m} {x}", "{p} that have {x}ed the {m} {w}", "{p} {x}ed in {r}", "{p} {x}ed in {r}",
-    "{p} {x}en in {r}", "{p} {x}en of {r}", "{x} {p}", "{x} {p}", "{a} {x} {p}", "{p} of {x} {n}", "{p} that {x} {r}",
-    "{x}ing {p} of {r}", "{p} in the {x} of {r}", "{x}ed {p} in {r}",
+    "{p} having {r} as {x}", "{m} {p} with no {x} {w}", "{m} {p} {x} the {w}", "{p} that have {x}ed the {m} {w}",
+    "{p} {x}ed in {r}", "{p} {x}ed in {r}", "{p} {x}en in {r}", "{p} {x}en of {r}", "{x} {p}", "{x} {p}", "{a} {x} {p}",
+    "{p} of {x} {n}", "{p} that {x} {r}", "{x}ing {p} of {r}", "{p} in the {x} of {r}", "{x}ed {p} in {r}", "{p} {r} {x}ed",
+    "{p} {r} {x}ed", "{p} {r} and {m} {x}ed", "{m} {p} with no {x}",
 )  # fmt: skip
 
 
@@ -88,7 +88,8 @@ def long_word(lexicon: Lexicon, rng: random.Random) -> str:
 def _label_words(split: Split) -> list[str]:
     """Words of which labels and questions for them are made."""
     texts = (text for a in load_lexicon(split).attributes for text in (a.label, *a.asked))
-    return sorted({word for text in texts for word in text.split(" ") if len(word) > 3})
+    known = (text for text in texts if not is_told(text))
+    return sorted({word for text in known for word in text.split(" ") if len(word) > 3})
 
 
 def invent(kind: str, lexicon: Lexicon, rng: random.Random) -> Attribute:

@@ -95,7 +95,9 @@ def _carrier(
         text += "?" if first_sentence and _ASKS.match(text) else "."
     if rng.random() < 0.06:
         words = expand(f"<{thanks}>", split, rng)
-        if train and text[-1] not in ".?!" and words.strip()[0].isupper() and rng.random() < 0.6:
+        if words[0] in ",!":
+            text = text.rstrip(".?!")
+        elif train and text[-1] not in ".?!" and words[1].isupper() and rng.random() < 0.6:
             text += "."
         text += words
     if rng.random() < (0.14 if train else 0.05):
@@ -157,7 +159,8 @@ def _fill(draft: Phrasing, items: str, facts: str, split: Split, rng: random.Ran
     question = re.sub(
         r"\{([sc])\}", lambda found: texts[found[1].lower()], draft.question, flags=re.I
     )
-    full = replace(draft, question=re.sub(r"[ :]*\n", ":\n", question, count=1))
+    marked = re.sub(r"[ :;,+=/|–—→>-]*\n", ":\n", question, count=1)
+    full = replace(draft, question=re.sub(r"([.?]):\n", r"\1\n", marked))
     if split == "test" or rng.random() >= _LOWER_SHARE:
         return full
     return Phrasing(
@@ -197,18 +200,12 @@ def ask_list(
         verb = rng.choice(("are", "are", "were", "lie", "can be", "have been"))
         span = f"{many} {verb}{span[len(many) :]}"
         template = rng.choice(("Which", "What")) + " {s}<and_what>"
+    if split == "train":
+        form, template, span = _turn(form, template, span, many, rng)
     countable = split == "train" and form in ("open", "plain", "each") and many in span
     if countable and rng.random() < 0.08:  # "every castle in Morlen, with its height"
         span = span.replace(many, kind[0], 1)
         template = "<every> {s}<every_with> {c}"
-    acts = split == "train" and re.fullmatch(rf"{many} (\S+) ([A-Z]\S+(?: [A-Z]\S+)*)", span)
-    if acts and acts[1] not in pieces("train")["function_words"] and rng.random() < 0.3:
-        span = f"{acts[2]} {acts[1]}s {rng.choice(('which', 'what'))} {many}"
-        template = "{s}<and_what>"
-    where = re.fullmatch(rf"{many} where (\S+) is (\S+)", span)
-    if where and rng.random() < 0.6:
-        span = f"{rng.choice(('Where', 'where'))} is {where[1]} {where[2]}"
-        template = ("{s}" if span[0] == "W" else "<hello>{s}") + "<and_what>"
     template = expand(template, split, rng)
     template = template if "{c}" in template else template + "{c}"
     # A header's first word is only told from a fact by the words that announce it.
@@ -216,7 +213,7 @@ def ask_list(
     if "{S}" in carrier:
         span = span[0].upper() + span[1:]
     if form == "row":
-        mark = carrier.partition("{s}")[2].partition("{c}")[0]
+        mark = re.split(r"\{[sS]\}", carrier)[1].partition("{c}")[0]
         return _fill(Phrasing(carrier, span, columns), span, mark.join(columns), split, rng)
     if form == "front_header":
         key = rng.choice((kind[0], "name", "name", f"{kind[0]} name", "names"))
@@ -232,6 +229,30 @@ def ask_list(
         return _fill(draft, span, join_header((key, *columns), split, rng), split, rng)
     carrier, facts = write_columns(carrier, columns, split, rng)
     return _fill(Phrasing(carrier, span, columns), span, facts, split, rng)
+
+
+def _turn(
+    form: str, template: str, span: str, many: str, rng: random.Random
+) -> tuple[str, str, str]:
+    """Now and then a list asked for by what holds of it: "Where is Morlish read", "Morlen vasks which castles"."""
+    verb = re.fullmatch(rf"{re.escape(many)} (\S+) ([A-Z]\S+(?: [A-Z]\S+)*)", span)
+    # The lexicon's own relations of this shape are prepositions: "near", "opposite".
+    known = verb and f"{{p}} {verb[1]} {{r}}" in load_lexicon("train").relations
+    if verb and not known and rng.random() < 0.3:
+        which = rng.choice(("which", "what"))
+        return "which", "{s}<and_what>", f"{verb[2]} {verb[1]}s {which} {many}"
+    where = re.fullmatch(rf"{re.escape(many)} where (\S+) is (\S+)", span)
+    if where and rng.random() < 0.6:
+        word = rng.choice(("Where", "where"))
+        opening = "{s}" if word == "Where" else "<hello>{s}"
+        return "which", f"{opening}<and_what>", f"{word} is {where[1]} {where[2]}"
+    does = re.fullmatch(rf"{re.escape(many)} ([A-Z].*) (\S+)ed", span)
+    if does and rng.random() < 0.5:
+        return "which", "<What_which> {s}<and_what>", f"{many} did {does[1]} {does[2]}"
+    lacks = re.fullmatch(rf"(.*{re.escape(many)}) with no (.*)", span)
+    if lacks and rng.random() < 0.5:
+        return "which", "<What_which> {s}<and_what>", f"{lacks[1]} have no {lacks[2]}"
+    return form, template, span
 
 
 def _ask_list_told(span: str, columns: tuple[str, ...], rng: random.Random) -> Phrasing:
@@ -260,11 +281,11 @@ def ask_entities(
 
 def _join_names(entities: tuple[str, ...], split: Split, rng: random.Random) -> str:
     last = rng.choice((" and ", " and ", ", and ", ", "))
+    if split == "train" and rng.random() < 0.06:
+        entities = tuple(f"the {entity}" for entity in entities)
     names = (", ".join(entities[:-1]) + last if len(entities) > 1 else "") + entities[-1]
     if split == "train" and rng.random() < 0.1:
         return rng.choice((" / ", "; ", " & ", " and ", " + ")).join(entities)
-    if split == "train" and rng.random() < 0.06:
-        return "the " + re.sub(r"(, |and )(?!and )", r"\1the ", names)
     return names
 
 

@@ -32,14 +32,20 @@ def asked_form(
     form = forms[0] if train and rng.random() < 0.4 else rng.choice(forms)
     if "~" not in form:
         return form
-    return form.replace("~", rng.choice(("they", "they", "each", "each one", "it")))
+    one = form.endswith("s")
+    return form.replace("~", rng.choice(("it", "each", "each one") if one else ("they",)))
 
 
 def _mere_questions(attribute: Attribute, among: Sequence[Attribute]) -> list[str]:
     """Question words that of all facts can only mean this one."""
+    own = {form.split(" ")[0] for form in attribute.asked}
+    others = set[str]().union(*(_could_answer(fact) for fact in among if fact is not attribute))
+    return [form for word in sorted(own - others) for form in _MERE.get(word, ())]
 
-    def words(fact: Attribute) -> set[str]:
-        return {form.split(" ")[0] for form in fact.asked}
 
-    others = set[str]().union(*(words(fact) for fact in among if fact is not attribute))
-    return [form for word in sorted(words(attribute) - others) for form in _MERE.get(word, ())]
+def _could_answer(fact: Attribute) -> set[str]:
+    """Question words that might mean a fact; a name that nothing says more of may be a person's or a place's."""
+    words = {form.split(" ")[0] for form in fact.asked} & _MERE.keys()
+    if fact.kind == "year" or any("year" in text for text in (fact.label, *fact.asked)):
+        words.add("when")
+    return words or ({"who", "where"} if fact.kind == "name" else set())

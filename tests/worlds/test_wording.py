@@ -1,0 +1,39 @@
+"""Facts asked for in words of their own, which no other fact of the page could be meant by."""
+
+import random
+
+from wideseek.worlds.lexicon import Attribute
+from wideseek.worlds.wording import asked_form
+
+BUILT = Attribute("built", ("year built", "when built"), "year")
+OPENED = Attribute("opened", ("opening year",), "year")
+FOUND = Attribute("find spot", ("where found",), "name")
+AUTHOR = Attribute("author", ("who wrote",), "name")
+MAYOR = Attribute("mayor", ("mayors",), "name")
+MELTS = Attribute("melting point", ("heat ~ melt", "heat ~ melts"), "measure")
+
+
+def forms(attribute: Attribute, *among: Attribute) -> set[str]:
+    return {
+        asked_form(attribute, "train", random.Random(seed), told=True, among=among)
+        for seed in range(300)
+    }
+
+
+def test_a_mere_question_word_is_asked_only_where_it_can_mean_one_fact() -> None:
+    assert {"when", "what year"} <= forms(BUILT, BUILT, FOUND)
+    assert not {"when", "what year"} & forms(BUILT, BUILT, OPENED)
+    assert {"where"} <= forms(FOUND, FOUND, AUTHOR)
+    assert {"who", "by whom"} <= forms(AUTHOR, FOUND, AUTHOR)
+    assert not {"who", "by whom"} & forms(AUTHOR, AUTHOR, MAYOR), "a mayor is somebody too"
+
+
+def test_pronoun_and_verb_agree() -> None:
+    asked = forms(MELTS, MELTS)
+    assert {"heat they melt", "heat it melts", "heat each melts"} <= asked
+    assert not {"heat it melt", "heat they melts"} & asked
+
+
+def test_boxed_questions_are_asked_around_their_item() -> None:
+    alone = {asked_form(MELTS, "train", random.Random(s), told=True) for s in range(50)}
+    assert alone == {"melting point"}
