@@ -110,3 +110,11 @@ def test_an_unknown_kind_of_value_is_refused() -> None:
 
     with pytest.raises(ValueError, match="'smell'"):
         draw_value("smell", load_lexicon("train"), random.Random(0))
+
+
+def test_a_table_for_one_named_item_has_several_facts() -> None:
+    """Or the same words would sometimes want a box and sometimes a table."""
+    tasks = make_tasks("train", 400, seed=6, rows=(1, 2), kind="table")
+    named = [task.phrasing for task in tasks if len(task.phrasing.entities) == 1]
+    assert len(named) > 20
+    assert all(len(phrasing.columns) > 1 for phrasing in named)

@@ -84,11 +84,11 @@ class _World:
         return f"{_SITE}{next(self.numbers)}"
 
     def draw_attributes(self, count: int) -> list[Attribute]:
-        """Attributes of a kind; in training a third of the labels are made up, so that none can be presumed."""
+        """Attributes of a kind; in training four in ten labels are made up, so that none can be presumed."""
         chosen = self.rng.sample(self.lexicon.attributes, count)
         if self.split == "train":
             chosen = [
-                made_up.invent(a.kind, self.lexicon, self.rng) if self.rng.random() < 0.3 else a
+                made_up.invent(a.kind, self.lexicon, self.rng) if self.rng.random() < 0.4 else a
                 for a in chosen
             ]
         if self.rng.random() < 0.4:
@@ -358,7 +358,9 @@ def _table_task(
     told = train and rng.random() < _TOLD_SHARE
     words = tuple(asked_form(a, world.split, rng, told=told, among=among) for a in asked)
     chosen = target.entities
-    if words and len(chosen) <= 12 and rng.random() < (0.2 if train else 0.13):
+    # A single fact of a single item is a boxed question's: a table for it would contradict that.
+    named = len(chosen) > 1 or len(words) > 1 or not train
+    if words and named and len(chosen) <= 12 and rng.random() < (0.15 if train else 0.13):
         chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
         names = tuple(e.name for e in chosen)
         if train and len(words) < 4 and rng.random() < (1.0 if len(names) == 1 else 0.3):
