@@ -202,3 +202,9 @@ def test_pages_read_twice_are_both_heard_and_quotes_are_cut() -> None:
     )
     assert capital == 'the page says "capital: Lima"'
     assert motto is not None and len(motto) < 450
+
+
+def test_a_page_that_names_the_key_is_heard_where_none_is_titled_by_it() -> None:
+    land = page("Republic of Peru", "Republic of Peru\ncapital: Lima")
+    [[_, doubt]] = doubts(Table(("name", "capital"), (("Peru", "Cusco"),)), land)
+    assert doubt == 'the page says "capital: Lima"'
