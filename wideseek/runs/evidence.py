@@ -3,8 +3,8 @@
 A page backs a row's key if it names it, and another cell if the value stands on the page of that
 key, or on one line with the key. What is compared is folded text (case, width, white space); a
 value must stand there whole, not as a part of a longer word or number. A cell without such a line
-has no source, and is doubtful; so is one whose line has another label than the page has for its
-column, and one that breaks off at a slash.
+has no source. Doubtful are cells without one, those that the row's page contradicts under a label
+that was wholly asked for, and those that break off what their line says at a slash.
 """
 
 import re
@@ -97,31 +97,28 @@ def find_doubts(
         title = _fold(row[0])
         own = [page for page in pages if page.folded_title == title]
         own = own or [page for page in pages if page.url == key.url]
-        urls = {page.url for page in own}
         for number, column in enumerate(table.columns[1:], 1):
-            source = found[number]
-            # What another item's page says is no excuse for contradicting this one's.
-            rival = _asked_words(source.quote, column) if source and source.url in urls else 0
-            doubts[-1][number] = _doubt(row[number], column, own, source is not None, rival)
+            doubts[-1][number] = _doubt(row[number], column, own, found[number])
     return doubts
 
 
-def _doubt(
-    value: str, column: str, pages: Sequence[PageRead], backed: bool, rival: int
-) -> str | None:
-    """rival: words of the column that stand in the label of the line that backs the value."""
+def _doubt(value: str, column: str, pages: Sequence[PageRead], source: Source | None) -> str | None:
+    """What `pages`, those of the row, say instead of the value, which `source` backs."""
     if _wanted(value) is None:
         return None
-    lines = [(page.source(line).quote, page) for page in pages for line, _ in page.lines]
-    stated = [line for line, _ in lines if _asked_words(line, column, wholly=True) > rival]
+    quote = source.quote if source else ""
+    # What another item's page says is no excuse for contradicting this one's.
+    own = source is not None and any(page.url == source.url for page in pages)
+    rival = _asked_words(quote, column) if own else 0
+    lines = [page.source(line).quote for page in pages for line, _ in page.lines]
+    stated = [line for line in lines if _asked_words(line, column, wholly=True) > rival]
     if stated and not any(_holds(line, value) for line in stated):
         return f'the page says "{max(stated, key=lambda line: _asked_words(line, column))}"'
-    if not backed and not stated:
+    if source is None and not stated:
         return "no page that was read says so"
-    held = [
-        line for line, _ in lines if _fold(line).partition(": ")[2].startswith(f"{_fold(value)}/")
-    ]
-    return f'the page says "{held[0]}"' if held else None
+    if _fold(quote).partition(": ")[2].startswith(f"{_fold(value)}/"):
+        return f'the page says "{quote}"'
+    return None
 
 
 def _asked_words(line: str, column: str, *, wholly: bool = False) -> int:
