@@ -21,7 +21,9 @@ def test_the_kernels_agree_with_their_twins_in_the_interpreter(name: str) -> Non
             *("-W", "ignore:overflow encountered:RuntimeWarning"),
             str(tests),
         ],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        # The interpreter multiplies with numpy, whose OpenBLAS adds up a row otherwise at a tile's edge when it picks its
+        # AVX2 kernels: then no kernel of ours could be exact. Its oldest ones treat all rows alike.
+        env=os.environ | {"TRITON_INTERPRET": "1", "OPENBLAS_CORETYPE": "Prescott"},
         cwd=tests.parents[2],
         capture_output=True,
         text=True,
