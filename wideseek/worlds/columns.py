@@ -9,7 +9,8 @@ from wideseek.worlds.lexicon import Split, load_lexicon
 
 _ORDERED_SHARE = 0.05  # of training questions whose facts stand last: "ordered by" one of them
 _QUESTION = re.compile(r"(how many|how|who|when|where|which|what year|by whom)\b ?(.*)")
-_ACTS = re.compile(r"\S+ (they|it|each|each one|~) \S+")
+_ACTS = re.compile(r"(?:\S+ )+(?:they|it|each|each one|~) \S.*")
+_ASKING = ("how", "what", "when", "where", "which", "who")
 
 
 def join_columns(columns: tuple[str, ...], split: Split, rng: random.Random) -> str:
@@ -74,9 +75,14 @@ def follows_its_item(column: str) -> bool:
 
 def tell(column: str, rng: random.Random) -> str:
     """A fact as a clause of its own: "how many rooms they have", "when it was built", "what height each has"."""
+    acts = _ACTS.fullmatch(column) is not None
+    if acts and column.startswith(_ASKING):
+        return column
+    if acts and " where " in column:
+        return rng.choice(("the ", "")) + column
     found = _QUESTION.fullmatch(column)
-    if not found:
-        part = "told_what" if is_told(column) else "told_clause"
+    if acts or not found:
+        part = "told_what" if acts else "told_clause"
         return rng.choice(pieces("train")[part]).replace("{c}", column)
     word, rest = found.groups()
     part = {"how many": "told_many", "how": "told_how"}.get(word, "told_who")

@@ -1,10 +1,11 @@
-"""The grammar of questions: reads phrasing.toml, and draws what its parts stand for."""
+"""The grammar of questions: reads phrasing.toml and everyday.toml, and draws what their parts stand for."""
 
 import random
 import re
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from wideseek.worlds.lexicon import Split
 
@@ -14,10 +15,19 @@ _PART = re.compile(r"<([\w -]+)>")
 @cache
 def pieces(split: Split) -> dict[str, list[str]]:
     """The alternatives of every part that a split has."""
-    with (Path(__file__).parent / "phrasing.toml").open("rb") as file:
-        sections: dict[str, dict[str, str]] = tomllib.load(file)
-    texts = sections["both"] | sections[split]
-    return {part: text.replace("\n", "").split("|") for part, text in texts.items()}
+    sections = _read("phrasing.toml")
+    texts: dict[str, str] = sections["both"] | sections[split]
+    if split == "train":
+        texts |= _read("everyday.toml")
+    return {
+        part: [piece.replace("¦", "|") for piece in text.replace("\n", "").split("|")]
+        for part, text in texts.items()
+    }
+
+
+def _read(name: str) -> dict[str, Any]:
+    with (Path(__file__).parent / name).open("rb") as file:
+        return tomllib.load(file)
 
 
 def expand(template: str, split: Split, rng: random.Random) -> str:

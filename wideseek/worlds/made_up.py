@@ -38,6 +38,9 @@ _TWO_WORDS = """
 {v} in {w}; {w} {v}, {V} in {w}
 {w}ing {v}; {v} ~ {w}, {w}ing {V}, {v} ~ {w}, {v} of {w}ing
 {v} of {w}; {v} ~ {w}s, {w} {v}, {v} ~ {w}s
+{v}; {v} where ~ {w}s, {V} where ~ {w}s, {V}
+{v}; {v} it is {w}ed in, {v} they are {w}ed in, {v} each is {w}ed in
+{w} {v}; {v}, how {w}, {v} ~ {w}s, {W}
 number of {W} and {V}; how many {W} and {V}, number of {W} and {V}
 {w}-{v} code; {w}-{v} codes, code of {w} {V}
 {w}-{v} number; {w}-{v} numbers, number of {w} {V}

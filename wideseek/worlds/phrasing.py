@@ -1,7 +1,8 @@
 """How people ask: a grammar of broad and narrow questions.
 
 Every question is built around a contiguous span that says what the items are ("castles in Morlen") and, in their order,
-the columns as the asker words them. The pieces are in phrasing.toml; its test pieces never occur in training. The carrier
+the columns as the asker words them. The pieces are in phrasing.toml, whose test pieces never occur in training, and in
+everyday.toml. The carrier
 is the question with placeholders {s} and {c} still in it; {S} and {C} stand where a sentence begins.
 """
 
@@ -21,6 +22,7 @@ from wideseek.worlds.columns import (
 )
 from wideseek.worlds.grammar import expand, pieces, with_first
 from wideseek.worlds.lexicon import Split, load_lexicon
+from wideseek.worlds.turned import turn
 
 # A word that may be made up; one right beside a placeholder stays, so that the span's ends can still be read.
 _WORD = re.compile(r"(?<![{'])(?<!\} )\b[A-Za-z]{3,}(?:'[a-z]+)?\b(?! ?\{)")
@@ -41,6 +43,7 @@ _LINKS = (
 )
 _MADE_UP_SHARE = 0.2  # of training questions: structure, not vocabulary, must be read
 _LINKS_SHARE = 0.4  # of training questions: what joins the items to the rest may be unknown too
+_EVERYDAY_SHARE = 0.4  # of training questions without columns, or about named items
 _LOWER_SHARE = 0.12  # of training questions: typed without a capital
 _FORMS = {
     "open": "<open> <all> {s}<join>",
@@ -52,10 +55,11 @@ _FORMS = {
     "plain": "<plain> {s}<plain_join> {c}",
     "front_header": "<front> {c}<of>{s}",
     "row": "{s}<mark>{c}",
+    "everyday": "<everyday>",
 }
 _FORM_WEIGHTS: dict[Split, tuple[int, ...]] = {
-    "train": (44, 24, 8, 18, 20, 18, 30, 4, 8),
-    "test": (50, 16, 8, 18, 8, 0, 0, 0, 0),
+    "train": (44, 24, 8, 18, 20, 28, 30, 8, 8, 110),
+    "test": (50, 16, 8, 18, 8, 0, 0, 0, 0, 0),
 }
 
 
@@ -90,9 +94,11 @@ def _carrier(
     text = with_first(" ".join(expand(template, split, rng).split()), lower=False)
     text = re.sub(r"(?i)\b(please) please\b", r"\1", text)  # two polite parts may meet
     train = split == "train"
+    if train:
+        text = re.sub(r"\^(.)(.)", lambda found: with_first(found[1] + found[2], False), text)
     if rng.random() < 0.5 and text[-1] not in ".?!":
-        first_sentence = not train or not re.search(r"[.?!] ", text)
-        text += "?" if first_sentence and _ASKS.match(text) else "."
+        asks = _ASKS.match(re.split(r"[.?!] ", text)[-1] if train else text)
+        text += "?" if asks else "."
     if rng.random() < 0.06:
         words = expand(f"<{thanks}>", split, rng)
         if words[0] in ",!":
@@ -104,7 +110,15 @@ def _carrier(
         text = _greet(text, split, rng)
     if train and links:
         text = _make_up_link(text, rng)
-    return _make_up(text, rng) if train and rng.random() < _MADE_UP_SHARE else text
+    text = _make_up(text, rng) if train and rng.random() < _MADE_UP_SHARE else text
+    return _name_strangers(text, rng)
+
+
+def _name_strangers(carrier: str, rng: random.Random) -> str:
+    """Put in names and numbers that have nothing to do with the items."""
+    while "{N}" in carrier:
+        carrier = carrier.replace("{N}", load_lexicon("train").name(rng), 1)
+    return carrier.replace("{n}", str(rng.randint(2, 40))) if "{n}" in carrier else carrier
 
 
 def _greet(text: str, split: Split, rng: random.Random) -> str:
@@ -189,6 +203,8 @@ def ask_list(
         template = rng.choice(("<open> <all> {s}", "<which>"))
         if split == "train" and rng.random() < 0.3:
             template = rng.choice(("<plain> {s}", "<plain> {s}<just>", "{s}<just>"))
+        if split == "train" and rng.random() < _EVERYDAY_SHARE:
+            template = "<e list>"
         carrier = _carrier(template, split, rng)
         return _fill(Phrasing(carrier, span, ()), span, "", split, rng)
     if any(map(is_told, columns)):
@@ -201,11 +217,15 @@ def ask_list(
         span = f"{many} {verb}{span[len(many) :]}"
         template = rng.choice(("Which", "What")) + " {s}<and_what>"
     if split == "train":
-        form, template, span = _turn(form, template, span, many, rng)
-    countable = split == "train" and form in ("open", "plain", "each") and many in span
-    if countable and rng.random() < 0.08:  # "every castle in Morlen, with its height"
+        turned, span = turn(template, span, many, rng)
+        form, template = ("which" if turned.endswith("<and_what>") else form), turned
+    countable = form in ("open", "plain", "each", "everyday") and many in span
+    if split == "train" and countable and rng.random() < 0.08:
+        # "every castle in Morlen, with its height", "the height of each castle in Morlen"
         span = span.replace(many, kind[0], 1)
-        template = "<every> {s}<every_with> {c}"
+        template = rng.choice(
+            ("<every> {s}<every_with> {c}", "<every> {s}<every_with> {c}", "{c} <of_every> {s}")
+        )
     template = expand(template, split, rng)
     template = template if "{c}" in template else template + "{c}"
     # A header's first word is only told from a fact by the words that announce it.
@@ -231,33 +251,11 @@ def ask_list(
     return _fill(Phrasing(carrier, span, columns), span, facts, split, rng)
 
 
-def _turn(
-    form: str, template: str, span: str, many: str, rng: random.Random
-) -> tuple[str, str, str]:
-    """Now and then a list asked for by what holds of it: "Where is Morlish read", "Morlen vasks which castles"."""
-    verb = re.fullmatch(rf"{re.escape(many)} (\S+) ([A-Z]\S+(?: [A-Z]\S+)*)", span)
-    # The lexicon's own relations of this shape are prepositions: "near", "opposite".
-    known = verb and f"{{p}} {verb[1]} {{r}}" in load_lexicon("train").relations
-    if verb and not known and rng.random() < 0.3:
-        which = rng.choice(("which", "what"))
-        return "which", "{s}<and_what>", f"{verb[2]} {verb[1]}s {which} {many}"
-    where = re.fullmatch(rf"{re.escape(many)} where (\S+) is (\S+)", span)
-    if where and rng.random() < 0.6:
-        word = rng.choice(("Where", "where"))
-        opening = "{s}" if word == "Where" else "<hello>{s}"
-        return "which", f"{opening}<and_what>", f"{word} is {where[1]} {where[2]}"
-    does = re.fullmatch(rf"{re.escape(many)} ([A-Z].*) (\S+)ed", span)
-    if does and rng.random() < 0.5:
-        return "which", "<What_which> {s}<and_what>", f"{many} did {does[1]} {does[2]}"
-    lacks = re.fullmatch(rf"(.*{re.escape(many)}) with no (.*)", span)
-    if lacks and rng.random() < 0.5:
-        return "which", "<What_which> {s}<and_what>", f"{lacks[1]} have no {lacks[2]}"
-    return form, template, span
-
-
 def _ask_list_told(span: str, columns: tuple[str, ...], rng: random.Random) -> Phrasing:
     """A training question of which some facts are questions of their own: "which castles are there and how old are they"."""
-    opening = rng.choice(("<which>", "<which>", "<open> <all> {s}", "<plain> {s}", "{s}"))
+    opening = rng.choice(
+        ("<which>", "<which>", "<open> <all> {s}", "<plain> {s}", "{s}", "<e list>")
+    )
     carrier = _carrier(f"{opening}<told>{{c}}", "train", rng)
     return _fill(Phrasing(carrier, span, columns), span, tell_all(columns, rng), "train", rng)
 
@@ -267,7 +265,9 @@ def ask_entities(
 ) -> Phrasing:
     """A question that names its items one by one."""
     told = any(map(is_told, columns))
-    template = expand("{s}<told>{c}" if told else "<entities>", split, rng)
+    everyday = split == "train" and rng.random() < _EVERYDAY_SHARE
+    part = "{s}<told>{c}" if told else "<e entities>" if everyday else "<entities>"
+    template = expand(part, split, rng)
     template = template if "{c}" in template else template + "{c}"
     carrier = _carrier(template, split, rng, links=True)
     names = _join_names(entities, split, rng)
@@ -292,7 +292,10 @@ def _join_names(entities: tuple[str, ...], split: Split, rng: random.Random) -> 
 def ask_fact(entity: str, column: str, split: Split, rng: random.Random) -> Phrasing:
     """A narrow question for one fact of one entity."""
     carrier = _carrier(
-        _narrow(column, split), split, rng, thanks="fact_thanks" if split == "train" else "thanks"
+        _narrow(column, split, rng),
+        split,
+        rng,
+        thanks="fact_thanks" if split == "train" else "thanks",
     )
     if "{C}" in carrier:
         column = column[0].upper() + column[1:]
@@ -305,7 +308,7 @@ def ask_facts(entities: tuple[str, ...], columns: tuple[str, ...], rng: random.R
     first, *others = columns
     if follows_its_item(first):
         return ask_entities(entities, columns, "train", rng)
-    template = expand(_narrow(first, "train"), "train", rng).rstrip(".?!")
+    template = expand(_narrow(first, "train", rng), "train", rng).rstrip(".?!")
     clauses = [tell(column, rng) if is_told(column) else column for column in others]
     for number, column in enumerate(others):
         follow = rng.choice(pieces("train")["told" if is_told(column) else "follow"])
@@ -321,12 +324,16 @@ def ask_facts(entities: tuple[str, ...], columns: tuple[str, ...], rng: random.R
     return _fill(draft, _join_names(entities, "train", rng), first, "train", rng)
 
 
-def _narrow(column: str, split: Split) -> str:
+def _narrow(column: str, split: Split, rng: random.Random) -> str:
     """The part of the grammar that asks for one fact so worded."""
     word = column.split()[0]
     part = "how_many" if column.startswith("how many") else word
+    everyday = split == "train" and rng.random() < _EVERYDAY_SHARE
     if word not in ("how", "when", "who", "where", "which"):
-        return "<narrow>"
+        return "<e fact>" if everyday else "<narrow>"
+    if everyday:
+        alike = {"where": "when", "which": "who", "how_many": "how many"}
+        return f"<e {alike.get(part, part)}>"
     part = {"where": "when", "which": "which_one"}.get(part, part) if split == "train" else part
     return f"<{part if part in pieces(split) else 'how'}>"
 

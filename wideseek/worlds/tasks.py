@@ -360,7 +360,7 @@ def _table_task(
     chosen = target.entities
     # A single fact of a single item is a boxed question's: a table for it would contradict that.
     named = len(chosen) > 1 or len(words) > 1 or not train
-    if words and named and len(chosen) <= 12 and rng.random() < (0.15 if train else 0.13):
+    if words and named and len(chosen) <= 12 and rng.random() < (0.19 if train else 0.13):
         chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
         names = tuple(e.name for e in chosen)
         if train and len(words) < 4 and rng.random() < (1.0 if len(names) == 1 else 0.3):

@@ -6,6 +6,26 @@ from collections.abc import Sequence
 from wideseek.worlds.columns import is_told
 from wideseek.worlds.lexicon import Attribute, Split
 
+_UNITS = {
+    "area": ("km2", "km²", "sq km", "square kilometres", "square miles", "hectares"),
+    "measure": (
+        "m",
+        "km",
+        "metres",
+        "kilometres",
+        "cm",
+        "miles",
+        "kg",
+        "tonnes",
+        "g/cm3",
+        "feet",
+        "tons",
+    ),
+    "degrees": ("K", "°C", "kelvin", "degrees", "°F", "celsius"),
+    "count": ("millions", "thousands", "figures"),
+    "money": ("dollars", "€", "USD", "millions"),
+}
+_MARKS = (" in {}", " in {}", " ({})", " ({})", " {}", " (in {})")
 _MERE = {"when": ("when", "when", "what year"), "where": ("where",), "who": ("by whom", "who")}
 
 
@@ -30,10 +50,26 @@ def asked_form(
     if not forms or rng.random() >= (0.65 if train else 0.45):
         return attribute.label
     form = forms[0] if train and rng.random() < 0.4 else rng.choice(forms)
-    if "~" not in form:
-        return form
-    one = form.endswith("s")
-    return form.replace("~", rng.choice(("it", "each", "each one") if one else ("they",)))
+    if "~" in form:
+        verb = form.split("~ ")[1].split(" ")[0]
+        one = verb.endswith("s") or verb == "got"
+        form = form.replace("~", rng.choice(("it", "each", "each one") if one else ("they",)))
+    return _as_typed(form, attribute.kind, rng) if train else form
+
+
+def _as_typed(form: str, kind: str, rng: random.Random) -> str:
+    """A fact with the unit it is wanted in, now and then, or with a letter wrong."""
+    draw = rng.random()
+    if draw < 0.06 and kind in _UNITS and not is_told(form):
+        return form + rng.choice(_MARKS).format(rng.choice(_UNITS[kind]))
+    word = rng.choice(form.split(" "))
+    if draw > 0.985 and len(word) > 5:
+        at = rng.randint(1, len(word) - 3)
+        wrong = rng.choice(
+            (word[:at] + word[at + 1 :], word[:at] + word[at + 1] + word[at] + word[at + 2 :])
+        )
+        return form.replace(word, wrong)
+    return form
 
 
 def _mere_questions(attribute: Attribute, among: Sequence[Attribute]) -> list[str]:
