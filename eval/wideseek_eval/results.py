@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wideseek.grading.line_file import LineFile
 from wideseek.grading.qa import QAScore
 from wideseek.grading.table import TableScore
 from wideseek.grading.widesearch_figures import Figures
+from wideseek.line_file import LineFile
 from wideseek.runs.events import Event, EventType
 from wideseek.runs.log import read_events
 from wideseek_eval.grade import Grade, WideScore

@@ -12,7 +12,7 @@ from wideseek_eval.suites import EvalTask
 from wideseek_eval.team import Team
 
 from tests.eval.scripted_eval import OUTAGE, SETTINGS, ScriptedModel, fenced, right, run_worlds
-from tests.grading.test_line_file import room_for
+from tests.test_line_file import room_for
 from wideseek.backends import ModelPlace
 from wideseek.grading.table import TableScore
 from wideseek.runs.log import read_events

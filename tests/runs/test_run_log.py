@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_line_file import room_for
 from wideseek.runs.events import Event, EventType
-from wideseek.runs.log import RunLog, new_run_id, read_events, read_page, run_folder
+from wideseek.runs.log import LogFailedError, RunLog, new_run_id, read_events, read_page, run_folder
 
 
 def write_three(tmp_path: Path) -> Path:
@@ -45,6 +46,16 @@ def test_line_on_disk_is_the_documented_envelope(tmp_path: Path) -> None:
 def test_half_a_surrogate_pair_survives_as_its_escape(tmp_path: Path) -> None:
     events = read_events(write_three(tmp_path))
     assert events[0].data["message"] == "eins\nzwei ü \ud83d"
+
+
+def test_an_event_that_the_disk_has_no_room_for_leaves_the_log_whole(tmp_path: Path) -> None:
+    with RunLog(tmp_path, "r") as log:
+        log.emit(EventType.WARNING, {"message": "first"})
+        size = (log.folder / "events.jsonl").stat().st_size
+        with room_for(size + 20), pytest.raises(LogFailedError, match="File too large"):
+            log.emit(EventType.WARNING, {"message": "too long for it"})
+        log.emit(EventType.HEARTBEAT, {})
+    assert [event.type for event in read_events(log.folder)] == ["warning", "heartbeat"]
 
 
 def test_torn_last_line_is_left_out_wherever_it_was_torn(tmp_path: Path) -> None:

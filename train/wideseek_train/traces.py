@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import nn
 
 from wideseek.generation import Completion
+from wideseek.line_file import LineFile
 from wideseek.trajectory import End, Rollout, ToolCall, Trajectory, Turn
 from wideseek_train.graded import Graded, Reward, Unscored
 
@@ -27,27 +27,18 @@ class TraceFile:
     def __init__(self, folder: Path, step: int, rank: int, weights: str = "") -> None:
         self._weights = weights
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step-{step:06d}-rank{rank}.jsonl"
-        if path.exists():
-            whole = path.read_bytes().rpartition(b"\n")
-            path.write_bytes(whole[0] + whole[1])
-        self._file = path.open("ab", buffering=0)
+        self._lines = LineFile(folder / f"step-{step:06d}-rank{rank}.jsonl")
 
     def write(self, graded: Graded) -> None:
-        """Append one rollout."""
+        """Append one rollout; OSError where it does not go on the disk whole."""
         record = {"weights": self._weights} | asdict(graded)
-        self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
+        self._lines.append(json.dumps(record, allow_nan=False))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
+    def __exit__(self, *ended: object) -> None:
+        self._lines.close()
 
 
 def read_traces(folder: Path, step: int) -> dict[tuple[int, int], Graded]:

@@ -18,7 +18,7 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 from wideseek.grading.failure import Failure, FailureKind
-from wideseek.grading.line_file import LineFile
+from wideseek.line_file import LineFile
 
 Ask = Callable[[str, int], Awaitable[str | Failure]]
 """One try at (prompt, attempt): a reply or why there is none. What attempt 0 was answered can not

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
+from wideseek.line_file import LineFile
 from wideseek.runs.events import Event, EventType
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
@@ -81,7 +81,9 @@ class RunLog:
         self._seq = 0
         try:
             self._pages.mkdir(parents=True)
-            self._file = (self.folder / "events.jsonl").open("xb", buffering=0)
+            path = self.folder / "events.jsonl"
+            path.touch(exist_ok=False)
+            self._lines = LineFile(path)
         except FileExistsError:
             raise ValueError(f"run {run_id!r} already exists in {runs_dir}") from None
         except OSError as error:
@@ -123,8 +125,7 @@ class RunLog:
             type=type,
             data=data,
         )
-        # A lone half of a surrogate pair becomes its JSON escape.
-        self._file.write((event.to_json() + "\n").encode("utf-8", "backslashreplace"))
+        self._lines.append(event.to_json())
         self._seq += 1
         return event
 
@@ -139,17 +140,12 @@ class RunLog:
         return {name: value for name, value in page.items() if name != "text"} | {"sha256": sha256}
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         self.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wideseek.grading.line_file import LineFile
+from wideseek.line_file import LineFile
 
 
 @contextmanager
