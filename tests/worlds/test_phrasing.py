@@ -66,7 +66,7 @@ def test_the_pieces_stand_in_the_question(split: Split) -> None:
         # "when built" stands in "when was Morlen built"
         words = [w for c in asked.columns for w in (c.split() if c.startswith("when") else [c])]
         assert in_order((*header, *words), question), asked
-        assert not re.search(r"[{}<]|(?<!-)>|  |\s$", question), question
+        assert not re.search(r"[{}<^¦]|(?<!-)>|  |\s$", question), question
 
 
 def test_a_question_is_a_value_of_its_seed() -> None:
@@ -261,3 +261,28 @@ def test_columns_may_stand_side_by_side_without_a_comma() -> None:
         )
         assert "vask heg dol" not in made_up.question, "nobody could tell where one ends"
     assert found > 15
+
+
+def test_names_in_a_story_are_none_of_the_items() -> None:
+    """ "I live in Vask. List castles in Morlen": a name that nothing is asked about, another one every time."""
+    strangers = set()
+    for seed in range(900):
+        asked = ask_list(
+            "castles in Morlen", ("castle", "castles"), ("height",), "train", random.Random(seed)
+        )
+        assert "Morlen" in asked.span or asked.span.islower()
+        found = re.search(r"I (?:live in|teach in|work for) ([A-Z]\S+)", asked.question)
+        strangers |= {found[1]} if found else set()
+    assert len(strangers) > 3 and not any("Morlen" in name for name in strangers)
+
+
+def test_every_one_is_asked_for_in_the_singular() -> None:
+    asked = {
+        ask_list(
+            "castles in Morlen", ("castle", "castles"), ("height",), "train", random.Random(seed)
+        )
+        for seed in range(1500)
+    }
+    ones = [q for q in asked if q.span == "castle in Morlen"]
+    assert any(re.search("height (of|for) (each|every) castle in Morlen", q.question) for q in ones)
+    assert any(re.search("every castle in Morlen.* height", q.question) for q in ones)

@@ -37,3 +37,27 @@ def test_pronoun_and_verb_agree() -> None:
 def test_boxed_questions_are_asked_around_their_item() -> None:
     alone = {asked_form(MELTS, "train", random.Random(s), told=True) for s in range(50)}
     assert alone == {"melting point"}
+
+
+def test_units_and_slips_are_rare_and_stand_where_they_can() -> None:
+    """ "height (m)", "heigth": a value keeps its kind of unit, and a word its first and last letters."""
+    lengths = Attribute("height", ("heights",), "measure")
+    names = Attribute("ruler", ("rulers",), "name")
+    asked = [
+        asked_form(a, "train", random.Random(seed), told=False)
+        for a in (lengths, names)
+        for seed in range(4000)
+    ]
+    others = [form for form in asked if form not in ("height", "heights", "ruler", "rulers")]
+    units = {form for form in others if form.startswith("height") and len(form) > 8}
+    slips = set(others) - units
+    assert {"heights (km)", "heights in m"} <= units and not any("ruler" in form for form in units)
+    assert {"heigths", "rulrs"} <= slips
+    for slip in slips:
+        assert slip[0] in "hr" and slip[-2:] in ("ts", "hs", "rs", "es"), slip
+    assert 0.02 < len(others) / len(asked) < 0.06
+
+
+def test_no_unit_follows_a_question() -> None:
+    tall = Attribute("height", ("how tall",), "measure")
+    assert forms(tall, tall) <= {"height", "how tall"}
