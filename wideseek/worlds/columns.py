@@ -38,8 +38,8 @@ def _separate(columns: tuple[str, ...], rng: random.Random) -> str:
 
 def _number(columns: tuple[str, ...], rng: random.Random) -> str:
     mark = rng.choice(("({}) ", "{}) ", "{}. "))
-    names = rng.choice(("123456789", "123456789", "abcdefghi"))
-    marked = [mark.format(n) + column for n, column in zip(names, columns, strict=False)]
+    first = rng.choice("11a")
+    marked = [mark.format(chr(ord(first) + n)) + column for n, column in enumerate(columns)]
     last = rng.choice((", ", ", ", " and ", ", and "))
     return rng.choice((", ", " ", "; ")).join(marked[:-1]) + last + marked[-1]
 
