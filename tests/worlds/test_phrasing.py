@@ -97,7 +97,7 @@ def test_training_questions_are_wide() -> None:
         before, after = asked.question.split(asked.span, 1)
         openings.add(before)
         joins.add(after.split(asked.columns[0])[0])
-    assert len(openings) > 1200 and len(joins) > 600
+    assert len(openings) > 1100 and len(joins) > 600
 
 
 def test_shares_of_headers_and_lower_case() -> None:

@@ -126,7 +126,7 @@ def write_columns(
         )
     facts = join_columns(columns, split, rng)
     last = re.search(r"\{c\}[.?]?$", carrier)
-    if split == "train" and last and len(columns) > 1 and rng.random() < _ORDERED_SHARE:
+    if split == "train" and last and rng.random() < _ORDERED_SHARE:
         facts += rng.choice((", ", " ", "; ")) + expand("<ordered>", split, rng)
-        facts += " " + rng.choice(columns)
+        facts += f" {rng.choice(columns)}{expand('<direction>', split, rng)}"
     return carrier, facts

@@ -203,12 +203,16 @@ def ask_list(
         template = rng.choice(("<open> <all> {s}", "<which>"))
         if split == "train" and rng.random() < 0.3:
             template = rng.choice(("<plain> {s}", "<plain> {s}<just>", "{s}<just>"))
-        if split == "train" and rng.random() < _EVERYDAY_SHARE:
-            template = "<e list>"
-        carrier = _carrier(template, split, rng)
+        if split == "train":
+            template = "<e list>" if rng.random() < _EVERYDAY_SHARE else template
+            turned, span = turn(template, span, kind[1], rng)
+            template = turned.removesuffix("<and_what>")
+        carrier = _carrier(template, split, rng).replace("{P}", kind[1])
+        if "{S}" in carrier:
+            span = span[0].upper() + span[1:]
         return _fill(Phrasing(carrier, span, ()), span, "", split, rng)
     if any(map(is_told, columns)):
-        return _ask_list_told(span, columns, rng)
+        return _ask_list_told(span, kind[1], columns, rng)
     form = rng.choices(tuple(_FORMS), _FORM_WEIGHTS[split])[0]
     template = _FORMS[form]
     many = kind[1]
@@ -251,12 +255,25 @@ def ask_list(
     return _fill(Phrasing(carrier, span, columns), span, facts, split, rng)
 
 
-def _ask_list_told(span: str, columns: tuple[str, ...], rng: random.Random) -> Phrasing:
+def _ask_list_told(span: str, many: str, columns: tuple[str, ...], rng: random.Random) -> Phrasing:
     """A training question of which some facts are questions of their own: "which castles are there and how old are they"."""
     opening = rng.choice(
-        ("<which>", "<which>", "<open> <all> {s}", "<plain> {s}", "{s}", "<e list>")
+        (
+            "<which>",
+            "<which>",
+            "<open> <all> {s}",
+            "<plain> {s}",
+            "{s}",
+            "{s}",
+            "<e ask> {s}",
+            "<e list>",
+        )
     )
-    carrier = _carrier(f"{opening}<told>{{c}}", "train", rng)
+    turned, span = turn(f"{opening}<told>{{c}}", span, many, rng)
+    carrier = _carrier(turned.replace("<and_what>", "<told>{c}"), "train", rng)
+    carrier = carrier.replace("{P}", many)
+    if "{S}" in carrier:
+        span = span[0].upper() + span[1:]
     return _fill(Phrasing(carrier, span, columns), span, tell_all(columns, rng), "train", rng)
 
 
@@ -281,11 +298,13 @@ def ask_entities(
 
 def _join_names(entities: tuple[str, ...], split: Split, rng: random.Random) -> str:
     last = rng.choice((" and ", " and ", ", and ", ", "))
-    if split == "train" and rng.random() < 0.06:
+    if split == "train" and rng.random() < 0.1:
         entities = tuple(f"the {entity}" for entity in entities)
     names = (", ".join(entities[:-1]) + last if len(entities) > 1 else "") + entities[-1]
     if split == "train" and rng.random() < 0.1:
-        return rng.choice((" / ", "; ", " & ", " and ", " + ")).join(entities)
+        marks = (" / ", "; ", " & ", " and ", " + ")
+        alone = all(re.fullmatch(r"\w+", entity) for entity in entities)
+        return (" " if alone and rng.random() < 0.6 else rng.choice(marks)).join(entities)
     return names
 
 

@@ -109,7 +109,7 @@ class _World:
         if draw < 0.25:
             word = made_up.long_word(self.lexicon, self.rng)
             return word, made_up.plural(word)
-        if draw < 0.6:
+        if draw < 0.65:
             return self.rng.choice(self.lexicon.fact_kinds)
         return self.rng.choice(self.lexicon.kinds)
 
@@ -363,7 +363,7 @@ def _table_task(
     if words and named and len(chosen) <= 12 and rng.random() < (0.19 if train else 0.13):
         chosen = rng.sample(chosen, min(len(chosen), rng.randint(1 if len(words) > 1 else 2, 5)))
         names = tuple(e.name for e in chosen)
-        if train and len(words) < 4 and rng.random() < (1.0 if len(names) == 1 else 0.3):
+        if train and len(words) < 4 and rng.random() < (1.0 if len(names) == 1 else 0.5):
             phrasing = ask_facts(names, words, rng)
         else:
             phrasing = ask_entities(names, words, world.split, rng)
