@@ -25,7 +25,7 @@ CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout 110 "$python" -m pytest -q --tb=short -m
     --junitxml="$scratch/tests.xml" $files >"$logs.tests.log" 2>&1
 tested=$?
 tail -n 60 "$logs.tests.log"
-PYTHONPATH="kernels:.${PYTHONPATH:+:$PYTHONPATH}" timeout 85 "$python" bench/main.py kernels \
+PYTHONPATH="kernels:train:.${PYTHONPATH:+:$PYTHONPATH}" timeout 85 "$python" bench/main.py kernels \
     --output "$scratch/kernels.json" >"$logs.kernels.log" 2>&1
 measured=$?
 cat "$logs.kernels.log"

@@ -1,6 +1,6 @@
 """Full training steps on random weights, by the classes a run uses: what each phase takes in time and in memory.
 
-    python bench/train_step.py --output FILE [--model qwen3-4b|tiny] [--steps 3] [--sequences N --prompt N --reply N]
+    python bench/main.py train --output FILE [--model qwen3-4b|tiny] [--steps 3] [--sequences N --prompt N --reply N]
                                [--layers N] [--offload]
 
 A step: the engine rolls out, sleeps without its weights, samples are packed, the gradient is computed and clipped,
@@ -11,7 +11,6 @@ PYTORCH_ALLOC_CONF=expandable_segments:True. The file is written anew after ever
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -224,10 +223,7 @@ def measure(options: argparse.Namespace, shape: ModelConfig, lengths: tuple[int,
             options.output.write_text(json.dumps(written, indent=1) + "\n")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="bench/train_step.py", description=__doc__.splitlines()[0]
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", choices=sorted(SHAPES), default="qwen3-4b")
     parser.add_argument("--steps", type=int, default=3)
@@ -235,7 +231,10 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=None)
     parser.add_argument("--layers", type=int, default=None, help="fewer than the model has")
     parser.add_argument("--offload", action="store_true", help="masters and AdamW on the host")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and write the file anew after every step; ValueError for bad flags."""
     shape = SHAPES[options.model]
     shape = replace(shape, num_layers=options.layers or shape.num_layers)
     given = (options.sequences, options.prompt, options.reply)
@@ -245,13 +244,5 @@ def main() -> int:
     join(meet(), 600.0)
     try:
         measure(options, shape, (count, prompt, reply))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     finally:
         dist.destroy_process_group()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

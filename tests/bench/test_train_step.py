@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_two_steps_of_a_tiny_model_are_written_down(tmp_path: Path) -> None:
     output = tmp_path / "steps.json"
-    command = [sys.executable, "bench/train_step.py", "--output", str(output), "--model", "tiny"]
+    command = [sys.executable, "bench/main.py", "train", "--output", str(output), "--model", "tiny"]
     paths = os.pathsep.join((".", "kernels", "train"))
     subprocess.run(
         [*command, "--steps", "2", "--sequences", "3", "--reply", "16"],
