@@ -77,6 +77,13 @@ class Research:
         )
         return await _Run(self, question, seed).answer(workflow, cancel)
 
+    def has_room_for(self, question: str, workflow: Workflow = "team") -> bool:
+        """Whether the first prompt leaves room for a reply in a context of `limits.seq_length` tokens."""
+        role: Role = "lead" if workflow == "team" else "single"
+        spec = role_specs(self.prompts, self.limits)[role]
+        opened = self.open_lead(spec.open_messages(question, ""), spec.tools, "")
+        return opened.num_tokens < self.limits.seq_length
+
 
 class _Run:
     """One question being answered."""

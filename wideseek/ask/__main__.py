@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wideseek.agents.research import Research
 from wideseek.answering import BUDGET_REASONS, Answered, answer_question, plan_research
 from wideseek.ask.progress import LiveProgress, PlainProgress, is_live, say, waiting
 from wideseek.ask.show import show_answer
@@ -30,6 +31,7 @@ from wideseek.runs.log import LogFailedError, first_words, make_runs_dir
 from wideseek.trajectory import End
 
 OK, INCOMPLETE, USAGE, BUDGET_SPENT = 0, 1, 2, 3
+TOO_LONG = "the question is longer than the context of the model"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,28 +86,29 @@ async def ask(options: argparse.Namespace) -> int:
     interrupts = Interrupts()
     lost = ""
     try:
-        answered = await answer(options, backends, interrupts.cancel)
+        research = plan(options, backends)
+        if not research.has_room_for(options.question, options.workflow):
+            return refuse(TOO_LONG)
+        answered = await answer(options, research, interrupts.cancel)
     except* LogFailedError as errors:  # of several agents at once
         lost = first_words(errors)
     finally:
         await backends.close()
     if lost:
         return refuse(lost)
-    if answered.question_too_long:
-        return refuse("the question is longer than the context of the model")
+    if answered.question_too_long:  # as a server counts
+        return refuse(TOO_LONG)
     found = answered.answer
     print(json.dumps(found.to_json(), ensure_ascii=False) if options.json else show_answer(found))
     say(sys.stderr, f"{account(answered)}; {answered.folder}\n")
     return interrupts.exit_code or exit_code(answered)
 
 
-async def answer(
-    options: argparse.Namespace, backends: Backends, cancel: asyncio.Event
-) -> Answered:
-    """Run the research with progress on stderr."""
+def plan(options: argparse.Namespace, backends: Backends) -> Research:
+    """How the options want the question answered."""
     budget = Budget()
     width = options.max_agents
-    research = plan_research(
+    return plan_research(
         backends,
         options.question,
         width=width,
@@ -117,6 +120,12 @@ async def answer(
             max_tokens=options.max_tokens or budget.max_tokens,
         ),
     )
+
+
+async def answer(
+    options: argparse.Namespace, research: Research, cancel: asyncio.Event
+) -> Answered:
+    """Run the research with progress on stderr."""
     colour = not os.environ.get("NO_COLOR")
     progress = (
         LiveProgress(sys.stderr, colour=colour)
