@@ -4,6 +4,8 @@ import random
 import re
 from collections.abc import Iterator
 
+from wideseek.tools import corpus_file
+from wideseek.tools.corpus import BUNDLED
 from wideseek.worlds import made_up
 from wideseek.worlds.lexicon import Attribute, Split, load_lexicon
 from wideseek.worlds.tasks import Task, make_tasks
@@ -94,3 +96,25 @@ def test_values_begin_with_other_values_in_training() -> None:
         return sum(longer) / len(longer)
 
     assert share("train") > share("test") + 0.15
+
+
+def test_english_words_stand_in_training_worlds_only() -> None:
+    """As kinds, in labels, relations and names; none is a word of the corpus's titles or of test worlds."""
+    english = set(load_lexicon("train").english)
+    assert len(english) > 8000 and load_lexicon("test").english == ()
+    titles = {word for page in corpus_file.read(BUNDLED)[0] for word in words_of(page.title)}
+    test = load_lexicon("test")
+    held_out = {word for kind in test.kinds for word in kind} | set(test.adjectives)
+    assert not english & (
+        titles | held_out | {"country", "city", "element", "currency", "language"}
+    )
+    seen = {"title": 0, "question": 0, "label": 0}
+    for task in make_tasks("train", 60):
+        seen["title"] += bool(english & {w for page in task.pages for w in words_of(page.title)})
+        seen["question"] += bool(english & words_of(task.question))
+        seen["label"] += any(english & words_of(label) for label in task.labels)
+    assert min(seen.values()) > 5, seen
+
+
+def words_of(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", text.lower()))

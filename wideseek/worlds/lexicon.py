@@ -48,7 +48,10 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """One split's words; fact_kinds: labels of facts that can also be kinds, singular and plural."""
+    """One split's words; fact_kinds: labels of facts that can also be kinds, singular and plural.
+
+    english: real words, of training only, that may stand wherever a made-up word does.
+    """
 
     split: Split
     kinds: tuple[tuple[str, str], ...]
@@ -58,6 +61,7 @@ class Lexicon:
     adjectives: tuple[str, ...]
     words: tuple[str, ...]
     fact_kinds: tuple[tuple[str, str], ...]
+    english: tuple[str, ...]
 
     def word(self, rng: random.Random) -> str:
         """A made-up lower-case word of this split; a word's split is decided by its hash, one in five is test."""
@@ -160,6 +164,11 @@ def _kinds(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((one, many) for one, many in pairs)
 
 
+def _english() -> tuple[str, ...]:
+    text = (Path(__file__).parent / "english.txt").read_text(encoding="utf-8")
+    return tuple(w for x in text.splitlines() if not x.startswith("#") for w in x.split())
+
+
 @cache
 def _read() -> dict[str, Any]:
     with (Path(__file__).parent / "lexicon.toml").open("rb") as file:
@@ -188,4 +197,5 @@ def load_lexicon(split: Split) -> Lexicon:
             for a in train_attributes
             if a.asked[0] == f"{a.label}s" and a.label not in _REAL
         ),
+        english=() if test else _english(),
     )

@@ -80,7 +80,9 @@ def plural(word: str) -> str:
 
 
 def long_word(lexicon: Lexicon, rng: random.Random) -> str:
-    """A made-up word that cannot be taken for a function word."""
+    """A made-up word that cannot be taken for a function word; in training as often an English one."""
+    if lexicon.english and rng.random() < 0.5:
+        return rng.choice(lexicon.english)
     word = ""
     while len(word) < 4:
         word = lexicon.word(rng)

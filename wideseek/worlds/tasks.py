@@ -74,6 +74,8 @@ class _World:
     def fresh_name(self) -> str:
         while True:
             name = self.lexicon.name(self.rng)
+            if self.lexicon.english and self.rng.random() < 0.12:  # as gold and the dollar are
+                name = self.rng.choice(self.lexicon.english).capitalize()
             if self.rng.random() < 0.03:
                 name = f"{name} ({self.lexicon.word(self.rng).capitalize()})"
             if name.lower() not in self.names:
