@@ -94,7 +94,8 @@ def _label_words(split: Split) -> list[str]:
     """Words of which labels and questions for them are made."""
     texts = (text for a in load_lexicon(split).attributes for text in (a.label, *a.asked))
     known = (text for text in texts if not is_told(text))
-    return sorted({word for text in known for word in text.split(" ") if len(word) > 3})
+    words = {word for text in known for word in text.split(" ") if len(word) > 3}
+    return sorted(words - {"name", "names", "number", "place", "year"})  # which tell nothing alone
 
 
 def invent(kind: str, lexicon: Lexicon, rng: random.Random) -> Attribute:
