@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from wideseek_kernels.kv_cache import FP8, FP8_MAX
+
 LOGIT_ROWS = 256
 """Rows of logits that `token_logprob` holds at a time."""
 
@@ -43,8 +45,13 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     """Write keys and values into their slots; see `wideseek_kernels.kv_write`."""
     page_size = k_cache.shape[2]
     pages, places = slots // page_size, slots % page_size
-    k_cache[pages, :, places] = k
-    v_cache[pages, :, places] = v
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        cache[pages, :, places] = quantised(x) if cache.dtype == FP8 else x
+
+
+def quantised(x: Tensor) -> Tensor:
+    """x in fp8: rounded to nearest even, at most FP8_MAX either way; a NaN stays one."""
+    return x.clamp(-FP8_MAX, FP8_MAX).to(FP8)
 
 
 def kv_copy(k_cache: Tensor, v_cache: Tensor, sources: Tensor, targets: Tensor) -> None:

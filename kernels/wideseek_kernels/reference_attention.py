@@ -80,12 +80,13 @@ def plan_attention(
     kv_lens: list[int],
     q_lens: list[int],
     cache: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> GatherPlan:
     """See `wideseek_kernels.paged_attention`.
 
     Sequences of one query that follow each other are read together: put them in order of length.
     """
-    planner = _Planner(cache)
+    planner = _Planner(cache, dtype or cache.dtype)
     groups: list[Group] = []
     chunks: list[Chunk] = []
     row = index = 0
@@ -113,8 +114,8 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: GatherPla
     for group in plan.groups:
         batch, *_, num_keys = group.mask.shape
         kv_shape = (batch, num_kv, num_keys, head_dim)
-        k = flat_k.index_select(0, group.page_rows).view(kv_shape)
-        v = flat_v.index_select(0, group.page_rows).view(kv_shape)
+        k = flat_k.index_select(0, group.page_rows).view(kv_shape).to(q.dtype)
+        v = flat_v.index_select(0, group.page_rows).view(kv_shape).to(q.dtype)
         rows = q[group.begin : group.end].view(batch, num_kv, group_size, head_dim)
         rows = F.pad(rows, (0, 0, 0, -group_size % tile))
         mask = group.mask.expand(-1, -1, rows.shape[2], -1)
@@ -123,8 +124,9 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: GatherPla
     for chunk in plan.chunks:
         # Key heads stand as the batch and the query heads of each as its heads: nothing is copied.
         kv_shape = (num_kv, 1, -1, head_dim)
-        k = flat_k.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
-        v = flat_v.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
+        k = flat_k.index_select(0, chunk.page_rows).view(kv_shape).to(q.dtype)
+        v = flat_v.index_select(0, chunk.page_rows).view(kv_shape).to(q.dtype)
+        k, v = (x.expand(-1, group_size, -1, -1) for x in (k, v))
         for begin, end, mask in chunk.blocks:
             rows = q[begin:end].view(-1, num_kv, group_size, head_dim).permute(1, 2, 0, 3)
             rows = F.pad(rows, (0, 0, 0, -(end - begin) % tile))
@@ -169,12 +171,12 @@ def padded_keys(kv_len: int, page_size: int) -> int:
 
 
 class _Planner:
-    """What the parts of a plan have in common: the shape, dtype and device of the cache."""
+    """What the parts of a plan have in common: the shape and device of the cache, the dtype it is read in."""
 
-    def __init__(self, cache: Tensor) -> None:
+    def __init__(self, cache: Tensor, dtype: torch.dtype) -> None:
         _, self.num_kv, self.page_size, head_dim = cache.shape
-        self.dtype, self.device = cache.dtype, cache.device
-        self.key_bytes = self.num_kv * head_dim * cache.element_size()
+        self.dtype, self.device = dtype, cache.device
+        self.key_bytes = self.num_kv * head_dim * dtype.itemsize
 
     def group_end(self, first: int, kv_lens: list[int], q_lens: list[int]) -> int:
         """The end of the sequences from `first` on that decode together."""

@@ -3,8 +3,8 @@
 One program an item of the plan and a key head: up to TOKENS queries times the query heads of the key
 head, packed as rows, against tiles of 64 keys. A row's softmax is summed up chunk by chunk of absolute
 key positions, and chunks are folded in their order, here or in merge_kernel: the same bits however a
-step is cut. Each item reads its keys and values once, 4 D b bytes a key head and key of b bytes an
-element against 4 D FLOPs a row: decoding is bound by memory, prefill by the tensor cores. Partials add
+step is cut. Each item reads its keys and values once, 2 D b bytes a key head and key of b bytes an
+element (fp8: 1, and they come as bytes) against 4 D FLOPs a row: decoding is bound by memory, prefill by the tensor cores. Partials add
 2 (D + 2) 4 bytes a row and chunk that another item reads.
 """
 
@@ -139,6 +139,8 @@ def attention_kernel(
             k_cache_ptr, v_cache_ptr, pages_ptr, page, tile, keys, keys < most,
             head, KV_HEADS, PAGE_SIZE, HEAD_DIM, TILE
         )  # fmt: skip
+        if k.dtype == tl.uint8:
+            k, v = _numbers(k, q.dtype), _numbers(v, q.dtype)
         page = tl.load(pages_ptr + (tile + 1) * TILE // PAGE_SIZE, tile + 1 < tile_to, 0)
         masked = (tile + 1) * TILE > least
         acc, top, total = _advance(acc, top, total, q, k, v, keys, limits, masked, scale)
@@ -272,8 +274,14 @@ def _read(
     else:
         cells = tl.load(pages_ptr + keys // PAGE_SIZE, seen, 0) * KV_HEADS + head
         at = (cells * PAGE_SIZE + keys % PAGE_SIZE)[:, None] * HEAD_DIM + dims
-    k = tl.load(k_cache_ptr + at, seen[:, None], 0.0)
-    return k, tl.load(v_cache_ptr + at, seen[:, None], 0.0)
+    k = tl.load(k_cache_ptr + at, seen[:, None], 0)
+    return k, tl.load(v_cache_ptr + at, seen[:, None], 0)
+
+
+@triton.jit
+def _numbers(x, DTYPE: tl.constexpr):
+    """What bytes of e4m3 stand for: no rounding."""
+    return x.to(tl.float8e4nv, bitcast=True).to(DTYPE)
 
 
 @triton.jit
