@@ -20,7 +20,7 @@ HUGE = 2 << 20
 
 
 def as_bytes(cache: Tensor) -> Tensor:
-    """A cache in fp8 as its bytes, which is how Triton's kernels know it; any other as it is."""
+    """A cache in fp8 as its bytes, which torch can index and Triton's kernels know; any other as it is."""
     return cache.view(torch.uint8) if cache.dtype == FP8 else cache
 
 

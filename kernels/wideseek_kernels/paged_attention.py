@@ -110,8 +110,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
     key head h // (H / KV) -> [T, H, D]; rows beyond the plan's come out 0. The keys of the queries are
     in the cache already. Reads each key and value of a shared or own page once for at most
     `work_list.UNIT_ROWS` queries, 4 H D FLOPs each; on a GPU for `launch_plan.TOKENS`. What is in fp8
-    is computed on as the number it is: the bits are those of the same numbers in the dtype of q. Not
-    differentiable. Raises ValueError.
+    is the same number in the dtype of q, and computed on as such. Not differentiable. Raises ValueError.
     """
     return _attend(q, k_cache, v_cache, plan, with_lse=False)[0]
 

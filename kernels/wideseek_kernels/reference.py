@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from wideseek_kernels.kv_cache import FP8, FP8_MAX
+from wideseek_kernels.kv_cache import FP8, FP8_MAX, as_bytes
 
 LOGIT_ROWS = 256
 """Rows of logits that `token_logprob` holds at a time."""
@@ -46,7 +46,8 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     page_size = k_cache.shape[2]
     pages, places = slots // page_size, slots % page_size
     for x, cache in ((k, k_cache), (v, v_cache)):
-        cache[pages, :, places] = quantised(x) if cache.dtype == FP8 else x
+        stored = quantised(x) if cache.dtype == FP8 else x
+        as_bytes(cache)[pages, :, places] = as_bytes(stored)
 
 
 def quantised(x: Tensor) -> Tensor:
@@ -56,15 +57,16 @@ def quantised(x: Tensor) -> Tensor:
 
 def kv_copy(k_cache: Tensor, v_cache: Tensor, sources: Tensor, targets: Tensor) -> None:
     """Copy whole pages; see `wideseek_kernels.kv_copy`."""
-    k_cache[targets] = k_cache[sources]
-    v_cache[targets] = v_cache[sources]
+    for cache in (as_bytes(k_cache), as_bytes(v_cache)):
+        cache[targets] = cache[sources]
 
 
 def kv_gather(k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
     """Read keys and values from their slots; see `wideseek_kernels.kv_gather`."""
     page_size = k_cache.shape[2]
     pages, places = slots // page_size, slots % page_size
-    return k_cache[pages, :, places], v_cache[pages, :, places]
+    k, v = (as_bytes(cache)[pages, :, places] for cache in (k_cache, v_cache))
+    return k.view(k_cache.dtype), v.view(v_cache.dtype)
 
 
 def norm_rotary(

@@ -17,7 +17,7 @@ PAGE_SIZE = 16
 
 def test_the_pages_of_a_step_are_copied_all_at_once() -> None:
     """Page 0 is copied, evicted and then itself what another one is copied to."""
-    runner = ModelRunner(random_model(0), num_pages=6, page_size=PAGE_SIZE)
+    runner = ModelRunner(random_model(0), EngineConfig(page_size=PAGE_SIZE), num_pages=6)
     caches = (runner._k_cache, runner._v_cache)
     for cache in caches:
         cache.copy_(torch.arange(6.0)[:, None, None, None].expand(cache.shape))
