@@ -84,12 +84,7 @@ def plan_attention(
         parts = plan_work(
             pages, kv_lens, q_lens, page_size=page_size, num_kv=num_kv, num_threads=threads
         )
-    elif (
-        head_dim in HEAD_DIMS
-        and dtype in KERNEL_DTYPES
-        and takes_kernel(cache)
-        and cpu_kernels()
-    ):
+    elif head_dim in HEAD_DIMS and dtype in KERNEL_DTYPES and takes_kernel(cache) and cpu_kernels():
         parts = plan_launch(
             pages,
             kv_lens,

@@ -144,9 +144,7 @@ def test_fp8_has_the_bits_of_its_numbers_in_fp32(head_dim: int, page_size: int) 
     plain.write(stored.k, stored.v)
     for first in (299, 297, 100):
         assert torch.equal(stored.attend(first, 300), plain.attend(first, 300))
-    torch.testing.assert_close(
-        stored.attend(0, 300).double(), stored.dense(), atol=2e-6, rtol=1e-5
-    )
+    torch.testing.assert_close(stored.attend(0, 300).double(), stored.dense(), atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("cache", [BF16, FP8])

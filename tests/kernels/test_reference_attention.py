@@ -107,9 +107,7 @@ def test_fp8_has_the_bits_of_its_numbers_in_the_dtype_of_the_queries(dtype: torc
         results = []
         for caches in (stored, [x.to(dtype) for x in stored]):
             plan = plan_attention(*step, caches[0], dtype)
-            results.append(
-                (paged_attention(q, *caches, plan), log_sum_exp(q, caches[0], plan))
-            )
+            results.append((paged_attention(q, *caches, plan), log_sum_exp(q, caches[0], plan)))
         assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 

@@ -94,9 +94,7 @@ class Step:
         self.q = normal(sum(q_lens), heads, head_dim).to(DEVICE)
 
     def attend(self, programs: int = 4) -> tuple[Tensor, Tensor]:
-        plan = plan_attention(
-            self.pages, self.kv_lens, self.q_lens, self.k_cache, self.q.dtype
-        )
+        plan = plan_attention(self.pages, self.kv_lens, self.q_lens, self.k_cache, self.q.dtype)
         assert isinstance(plan.parts, LaunchPlan)
         parts = plan_launch(
             self.pages,

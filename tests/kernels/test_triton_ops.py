@@ -161,7 +161,9 @@ class Step:
         self.sin = torch.cat((-sin, sin), 1).to(DEVICE)
         pages = tokens // PAGE_SIZE + 3
         self.k_cache, self.v_cache = (
-            torch.full((pages, kv_heads, PAGE_SIZE, dim), torch.nan, device=DEVICE).to(cache or dtype)
+            torch.full((pages, kv_heads, PAGE_SIZE, dim), torch.nan, device=DEVICE).to(
+                cache or dtype
+            )
             for _ in range(2)
         )
         order = torch.randperm(pages * PAGE_SIZE, generator=torch.Generator().manual_seed(0))
