@@ -1,4 +1,5 @@
-// Attention of a few or many rows over a tile of keys, in fp32 whatever is stored: any machine, any head size.
+// Attention of a few or many rows over a tile of keys, in fp32 whatever is stored: any machine, any head size. Keys and
+// values in e4m3 always come here.
 //
 // Every score is a sum over lanes of sums over strides, every value a sum over keys in their order: rows that go
 // together share what is read, and nothing else.
