@@ -1,7 +1,7 @@
 """What `bench/main.py kernels` times on a GPU: shapes of a 4B Qwen3, our op and whatever peers can be imported.
 
 Bytes and FLOPs are those that the op cannot do without: each key read once for all who share it, each
-causal pair of query and key once.
+causal pair of query and key once. Those of fp8 pages are counted as bf16's, whose half they are.
 """
 
 import importlib
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_write import norm_rotary_kv_write
 from wideseek_kernels.paged_attention import paged_attention, plan_attention
@@ -126,6 +127,11 @@ def attention_case(
         if len(set(kv_lens)) == len(set(q_lens)) == 1:
             found += [*sdpa(q, k, v, pages, kv_lens[0], q_lens[0])]
         if max(q_lens) == 1:
+            stored = k.to(FP8), v.to(FP8)
+            halved = plan_attention(pages, kv_lens, q_lens, stored[0], q.dtype)
+            found += [
+                Contestant("wideseek, fp8 pages", lambda _: paged_attention(q, *stored, halved))
+            ]
             found += flashinfer(q, k, v, pages, kv_lens)
         return found
 

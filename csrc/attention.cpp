@@ -65,7 +65,7 @@ void give(const Launch& launch, int64_t token, int64_t head, const Summed& whole
 }
 
 // One key head of a part: its rows go through the part's tiles, and what a chunk came to is folded, or kept for later.
-template <typename T, int D, typename Rows>
+template <typename T, typename S, int D, typename Rows>
 class Item {
   public:
     explicit Item(const Launch& launch, Partials& partials) : launch(launch), partials(partials), chunk(D) {}
@@ -73,7 +73,7 @@ class Item {
     void run(const int64_t* part, int64_t key_head) {
         unit = launch.unit(part[0]), head = key_head, tile_from = part[1], tile_to = part[2];
         take_queries();
-        const Side<T, D> keys(launch.cache.k, launch.cache, head), values(launch.cache.v, launch.cache, head);
+        const Side<S, D> keys(launch.cache.k, launch.cache, head), values(launch.cache.v, launch.cache, head);
         for (int64_t s = unit[2]; s < unit[3]; ++s) {
             const int64_t* segment = launch.work.segments + 4 * s;
             read({starts[segment[0] - unit[0]], starts[segment[1] - unit[0]],
@@ -119,7 +119,7 @@ class Item {
             }
     }
 
-    void read(const Stretch& at, const Side<T, D>& keys, const Side<T, D>& values) {
+    void read(const Stretch& at, const Side<S, D>& keys, const Side<S, D>& values) {
         if (at.tile_from >= at.tile_to) return;
         const int64_t seen = *std::max_element(&rows.limit[at.begin], &rows.limit[at.begin] + (at.end - at.begin));
         for (int64_t tile = at.tile_from; tile < at.tile_to; ++tile) {
@@ -157,14 +157,14 @@ void merge(const Launch& launch, const Partials& partials, const int64_t* unit) 
             }
 }
 
-template <typename T, int D, typename Rows, typename Scope>
+template <typename T, typename S, int D, typename Rows, typename Scope>
 void attend(const Launch& launch, int num_threads) {
     const int64_t num_kv = launch.cache.num_kv, items = launch.work.num_parts * num_kv;
     Partials partials(launch.work.num_partials, launch.num_heads, D);
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1 && items > 1)
     {
         Scope scope;
-        Item<T, D, Rows> item(launch, partials);
+        Item<T, S, D, Rows> item(launch, partials);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < items; ++i) item.run(launch.work.parts + 3 * (i / num_kv), i % num_kv);
 #pragma omp for schedule(dynamic, 1)
@@ -177,24 +177,30 @@ struct NoScope {
     NoScope() {}
 };
 
-template <typename T, int D>
+template <typename T, typename S, int D>
 int attend_on_best(const Launch& launch, int num_threads) {
 #if defined(WIDESEEK_AMX)
-    if constexpr (std::is_same_v<T, uint16_t> && D % 32 == 0)
-        if (amx_allowed()) return attend<T, D, AmxRows<D>, AmxTiles>(launch, num_threads), 0;
+    if constexpr (std::is_same_v<T, uint16_t> && std::is_same_v<S, uint16_t> && D % 32 == 0)
+        if (amx_allowed()) return attend<T, S, D, AmxRows<D>, AmxTiles>(launch, num_threads), 0;
 #endif
-    return attend<T, D, VectorRows<T, D>, NoScope>(launch, num_threads), 0;
+    return attend<T, S, D, VectorRows<T, S, D>, NoScope>(launch, num_threads), 0;
+}
+
+template <typename T, typename S>
+int attend_for_size(const Launch& launch, int num_threads) {
+    switch (launch.cache.head_dim) {
+        case 16: return attend_on_best<T, S, 16>(launch, num_threads);
+        case 32: return attend_on_best<T, S, 32>(launch, num_threads);
+        case 64: return attend_on_best<T, S, 64>(launch, num_threads);
+        case 128: return attend_on_best<T, S, 128>(launch, num_threads);
+        default: return 1;
+    }
 }
 
 template <typename T>
-int attend_for_size(const Launch& launch, int num_threads) {
-    switch (launch.cache.head_dim) {
-        case 16: return attend_on_best<T, 16>(launch, num_threads);
-        case 32: return attend_on_best<T, 32>(launch, num_threads);
-        case 64: return attend_on_best<T, 64>(launch, num_threads);
-        case 128: return attend_on_best<T, 128>(launch, num_threads);
-        default: return 1;
-    }
+int attend_for_cache(const Launch& launch, int num_threads) {
+    return launch.cache.element == WIDESEEK_E4M3 ? attend_for_size<T, uint8_t>(launch, num_threads)
+                                                 : attend_for_size<T, T>(launch, num_threads);
 }
 
 }  // namespace
@@ -203,6 +209,6 @@ int attend_for_size(const Launch& launch, int num_threads) {
 int wideseek_paged_attention(const void* q, void* out, float* lse, int64_t num_heads, WideseekCache cache,
                              WideseekWork work, WideseekElement element, int num_threads) {
     const wideseek::Launch launch = {q, out, lse, num_heads, num_heads / cache.num_kv, cache, work};
-    return element == WIDESEEK_BF16 ? wideseek::attend_for_size<uint16_t>(launch, num_threads)
-                                    : wideseek::attend_for_size<float>(launch, num_threads);
+    return element == WIDESEEK_BF16 ? wideseek::attend_for_cache<uint16_t>(launch, num_threads)
+                                    : wideseek::attend_for_cache<float>(launch, num_threads);
 }

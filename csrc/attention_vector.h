@@ -1,4 +1,5 @@
-// Attention of a few or many rows over a tile of keys, in fp32 whatever is stored: any machine, any head size.
+// Attention of a few or many rows over a tile of keys, in fp32 whatever is stored: any machine, any head size. Keys and
+// values in e4m3 always come here.
 //
 // Every score is a sum over lanes of sums over strides, every value a sum over keys in their order: rows that go
 // together share what is read, and nothing else.
@@ -101,7 +102,8 @@ __attribute__((noinline)) void weigh(float* scores, int count, float* acc, float
     for (int d = 0; d < D; d += LANES) store(acc + d, load(acc + d) * scale);
 }
 
-template <typename T, int D>
+// Queries of type T, keys and values of type S.
+template <typename T, typename S, int D>
 class VectorRows {
   public:
     std::vector<int64_t> limit;  // keys that each row sees
@@ -129,15 +131,15 @@ class VectorRows {
     }
 
     // `count` keys of the tile are seen by some row; `last`: no tile follows in memory.
-    void read(const Stretch& at, int64_t tile, int64_t count, bool last, const Side<T, D>& keys,
-              const Side<T, D>& values) {
+    void read(const Stretch& at, int64_t tile, int64_t count, bool last, const Side<S, D>& keys,
+              const Side<S, D>& values) {
         const int64_t position = tile * TILE;
-        // A few rows convert a bf16 tile as they read it, many read it converted.
-        const bool few = std::is_same_v<T, float> || at.end - at.begin <= BLOCK;
+        // A few rows convert a tile of bf16 or e4m3 as they read it, many read it converted.
+        const bool few = std::is_same_v<S, float> || at.end - at.begin <= BLOCK;
         ahead = {};
         if (keys.whole_tiles() && few) {
             if (!last)
-                ahead = {keys.row(at.pages, position + TILE), values.row(at.pages, position + TILE), TILE * D * sizeof(T)};
+                ahead = {keys.row(at.pages, position + TILE), values.row(at.pages, position + TILE), TILE * D * sizeof(S)};
             advance_all(at.begin, at.end, position, keys.row(at.pages, position), values.row(at.pages, position));
         } else {
             gather(keys, gathered_keys, at.pages, position, count);
@@ -151,9 +153,9 @@ class VectorRows {
     Ahead ahead;
 
     // As fp32 rows side by side, `count` of them; the rest of the tile is anything.
-    static void gather(const Side<T, D>& side, std::vector<float>& to, const int64_t* pages, int64_t position,
+    static void gather(const Side<S, D>& side, std::vector<float>& to, const int64_t* pages, int64_t position,
                        int64_t count) {
-        side.pieces(pages, position, count, [&](int64_t key, int64_t run, const T* from) {
+        side.pieces(pages, position, count, [&](int64_t key, int64_t run, const S* from) {
             for (int64_t i = 0; i < run * D; i += LANES) store(&to[key * D + i], load(from + i));
         });
     }

@@ -14,7 +14,11 @@ using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
 
 WideseekElement element_of(const Tensor& x) {
-    return x.scalar_type() == ScalarType::BFloat16 ? WIDESEEK_BF16 : WIDESEEK_FP32;
+    switch (x.scalar_type()) {
+        case ScalarType::BFloat16: return WIDESEEK_BF16;
+        case ScalarType::Float8_e4m3fn: return WIDESEEK_E4M3;
+        default: return WIDESEEK_FP32;
+    }
 }
 
 template <typename T>
@@ -25,7 +29,7 @@ T* data(const Tensor& x) {
 const void* data_or_null(const std::optional<Tensor>& x) { return x.has_value() ? x->data_ptr() : nullptr; }
 
 WideseekCache cache_of(const Tensor& k, const Tensor& v) {
-    return {k.data_ptr(), v.data_ptr(), k.size(0), k.size(1), k.size(2), k.size(3)};
+    return {k.data_ptr(), v.data_ptr(), k.size(0), k.size(1), k.size(2), k.size(3), element_of(k)};
 }
 
 // The rows of each table into counts [5]: spans, segments, units, parts, partials.

@@ -1,4 +1,5 @@
-// The C++ CPU kernels as they are called: raw pointers and sizes, no torch. Elements are fp32 or bf16; sums are fp32.
+// The C++ CPU kernels as they are called: raw pointers and sizes, no torch. Elements are fp32 or bf16, of caches
+// also e4m3; sums are fp32.
 //
 // Nothing is checked here: shapes, ranges and dtypes are the caller's word.
 #pragma once
@@ -7,7 +8,7 @@
 
 extern "C" {
 
-enum WideseekElement : int32_t { WIDESEEK_FP32 = 0, WIDESEEK_BF16 = 1 };
+enum WideseekElement : int32_t { WIDESEEK_FP32 = 0, WIDESEEK_BF16 = 1, WIDESEEK_E4M3 = 2 };
 
 // The worklist of one step; see `wideseek_kernels.work_list`.
 struct WideseekWork {
@@ -49,6 +50,7 @@ struct WideseekCache {
     void* k;  // [num_pages, num_kv, page_size, head_dim]
     void* v;
     int64_t num_pages, num_kv, page_size, head_dim;
+    WideseekElement element;  // that of the queries, or e4m3
 };
 
 // out[row] = softmax(q[row] kT / sqrt(head_dim)) v over the keys up to the row's position, for the rows of the work, and

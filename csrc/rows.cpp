@@ -90,11 +90,20 @@ void norm_and_rotate(const T* x, const W* weight, float eps, const float* cos, c
     }
 }
 
-template <typename T, typename W>
+// A row as the cache holds it.
+template <typename T, typename S>
+void put(const T* row, S* to, int64_t size) {
+    if constexpr (std::is_same_v<S, T>)
+        std::copy(row, row + size, to);
+    else
+        for (int64_t i = 0; i < size; ++i) from_float(to + i, to_float(row[i]));
+}
+
+template <typename T, typename W, typename S>
 void write_tokens(const WideseekTokens& x, const WideseekCache& cache, int num_threads) {
     const int64_t size = cache.head_dim, work = x.num_tokens * size * (x.num_heads + 2 * cache.num_kv);
     const W *q_weight = static_cast<const W*>(x.q_weight), *k_weight = static_cast<const W*>(x.k_weight);
-    T *k_cache = static_cast<T*>(cache.k), *v_cache = static_cast<T*>(cache.v);
+    S *k_cache = static_cast<S*>(cache.k), *v_cache = static_cast<S*>(cache.v);
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && work > SERIAL)
     for (int64_t t = 0; t < x.num_tokens; ++t) {
         const T* q = static_cast<const T*>(x.q) + t * x.q_stride;
@@ -105,11 +114,13 @@ void write_tokens(const WideseekTokens& x, const WideseekCache& cache, int num_t
         for (int64_t h = 0; h < x.num_heads; ++h)
             norm_and_rotate(q + h * size, q_weight, x.eps, cos, sin, out + h * size, size);
         if (t >= x.num_slots) continue;
+        T turned[WIDESEEK_MAX_HEAD_DIM];
         const int64_t page = x.slots[t] / cache.page_size, place = x.slots[t] % cache.page_size;
         for (int64_t h = 0; h < cache.num_kv; ++h) {
             const int64_t to = ((page * cache.num_kv + h) * cache.page_size + place) * size;
-            norm_and_rotate(k + h * size, k_weight, x.eps, cos, sin, k_cache + to, size);
-            std::copy(v + h * size, v + (h + 1) * size, v_cache + to);
+            norm_and_rotate(k + h * size, k_weight, x.eps, cos, sin, turned, size);
+            put(turned, k_cache + to, size);
+            put(v + h * size, v_cache + to, size);
         }
     }
 }
@@ -148,7 +159,10 @@ int64_t wideseek_norm_rotary_kv_write(WideseekTokens tokens, WideseekCache cache
     for (int64_t t = 0; t < tokens.num_slots; ++t)
         if (tokens.slots[t] < 0 || tokens.slots[t] >= cache.num_pages * cache.page_size) return t;
     wideseek::for_types(element, weight, [&](auto x, auto w) {
-        wideseek::write_tokens<std::decay_t<decltype(*x)>, std::decay_t<decltype(*w)>>(tokens, cache, num_threads);
+        using T = std::decay_t<decltype(*x)>;
+        using W = std::decay_t<decltype(*w)>;
+        cache.element == WIDESEEK_E4M3 ? wideseek::write_tokens<T, W, uint8_t>(tokens, cache, num_threads)
+                                       : wideseek::write_tokens<T, W, T>(tokens, cache, num_threads);
     });
     return -1;
 }

@@ -4,6 +4,8 @@
 // what the kernels promise.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -21,6 +23,7 @@ typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t WordVec __attribute__((vector_size(4 * LANES)));
 typedef uint16_t HalfVec __attribute__((vector_size(2 * LANES)));
+typedef uint8_t ByteVec __attribute__((vector_size(LANES)));
 typedef float Vec8 __attribute__((vector_size(32)));
 typedef float Vec4 __attribute__((vector_size(16)));
 
@@ -89,6 +92,30 @@ inline void from_float(uint16_t* to, float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
     *to = x == x ? static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) : 0x7FC0;
+}
+
+// e4m3 has four bits of exponent and three of mantissa, no infinity, and NaN where all seven are set. Below 2^-6 it counts
+// in steps of 2^-9.
+inline Vec load(const uint8_t* from) {
+    ByteVec bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    const IntVec bits = __builtin_convertvector(bytes, IntVec), size = bits & 0x7F;
+    const Vec small = __builtin_convertvector(size, Vec) * 0x1p-9f;
+    Vec v = size < 8 ? small : as_floats((size << 20) + (120 << 23));
+    v = size == 0x7F ? as_floats(size | 0x7FC00000) : v;
+    return as_floats(bits_of(v) | (bits & 0x80) << 24);
+}
+
+// Rounds to nearest even as torch does, but what is larger than 448, the largest number, becomes that; a NaN stays one.
+inline void from_float(uint8_t* to, float x) {
+    const float size = std::min(std::fabs(x), 448.0f), shifted = size + 0x1p14f;  // whose last digit is 2^-9
+    uint32_t bits, steps, sign;
+    std::memcpy(&bits, &size, sizeof bits);
+    std::memcpy(&steps, &shifted, sizeof steps);
+    std::memcpy(&sign, &x, sizeof sign);
+    const uint32_t normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3);
+    const uint32_t rounded = size < 0x1p-6f ? steps & 0xF : normal;
+    *to = static_cast<uint8_t>((x == x ? rounded : 0x7F) | (sign >> 24 & 0x80));
 }
 
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }

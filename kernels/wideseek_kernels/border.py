@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.kv_cache import FP8
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton reads it too, and then runs its kernels as Python on the CPU."""
@@ -15,6 +16,9 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 CSRC_DTYPES = (torch.float32, torch.bfloat16)
 """What the C++ kernels load and store; they compute in fp32."""
+
+CSRC_CACHES = (*CSRC_DTYPES, FP8)
+"""What they take as caches of keys and values."""
 
 FLOATS = (*KERNEL_DTYPES, torch.float64)
 
@@ -27,18 +31,23 @@ def takes_kernel(x: Tensor) -> bool:
     return (x.is_cuda or INTERPRETED) and x.numel() > 0
 
 
-def takes_csrc(x: Tensor, *others: Tensor | None, differentiable: bool = False) -> bool:
+def takes_csrc(
+    x: Tensor,
+    *others: Tensor | None,
+    differentiable: bool = False,
+    dtypes: tuple[torch.dtype, ...] = CSRC_DTYPES,
+) -> bool:
     """Whether x goes to the C++ kernel: on the CPU, the kernels are built, and no gradient is wanted.
 
-    x and the others, the op's further floats, must be fp32 or bf16, and side by side in memory. differentiable: the op has
-    gradients of its own, of fp32 only.
+    x and the others, the op's further floats, must be of these dtypes, and side by side in memory. differentiable: the op
+    has gradients of its own, of fp32 only.
     """
     if INTERPRETED or x.device.type != "cpu" or x.numel() == 0:
         return False
     with_grad = torch.is_grad_enabled()
     for each in (x, *others):
         if each is not None and (
-            each.dtype not in CSRC_DTYPES
+            each.dtype not in dtypes
             or not each.is_contiguous()
             or (
                 with_grad

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from wideseek_kernels import reference_attention
 from wideseek_kernels.border import (
+    CSRC_CACHES,
+    CSRC_DTYPES,
     FLOATS,
     INTERPRETED,
     KERNEL_DTYPES,
@@ -23,6 +25,7 @@ from wideseek_kernels.border import (
     takes_kernel,
 )
 from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.kv_cache import FP8, as_bytes
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
 from wideseek_kernels.reference_attention import GatherPlan, row_tile
 from wideseek_kernels.work_list import WorkList, plan_work
@@ -43,12 +46,13 @@ HEAD_DIMS = (16, 32, 64, 128)
 class AttentionPlan:
     """Who reads which pages in one step; the same for every layer.
 
-    Covers the first num_rows rows of q; made for caches of this shape [P, KV, page_size, D] and dtype.
+    Covers the first num_rows rows of q; made for caches of this shape [P, KV, page_size, D] and dtype, and q of dtype.
     """
 
     num_rows: int
     cache_shape: tuple[int, ...]
     cache_dtype: torch.dtype
+    dtype: torch.dtype
     parts: WorkList | LaunchPlan | GatherPlan
 
 
@@ -57,30 +61,30 @@ def plan_attention(
     kv_lens: list[int],
     q_lens: list[int],
     cache: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> AttentionPlan:
     """Plan a step in which sequence i has q_lens[i] queries, the last of its kv_lens[i] tokens.
 
     pages[i] are its pages in order, at least ceil(kv_lens[i] / page_size); those that several
     sequences begin with are read once for all of them. The queries lie side by side in the order of
-    the sequences, which is best that of their length. cache [P, KV, page_size, D] is any layer's.
+    the sequences, which is best that of their length. cache [P, KV, page_size, D] is any layer's;
+    dtype that of the queries, the cache's own by default, which only a cache in fp8 may differ from.
     The plans of C++ and Triton are made in C++; without a compiler the twin runs, on a GPU too.
     Raises ValueError: pages, kv_lens, q_lens, cache.
     """
-    check("cache", cache, (None, None, None, None), cache.device, *FLOATS)
+    check("cache", cache, (None, None, None, None), cache.device, *FLOATS, FP8)
+    dtype = dtype or cache.dtype
+    if dtype not in FLOATS or cache.dtype not in (dtype, FP8):
+        raise ValueError(f"dtype is {dtype}, which does not read a cache of {cache.dtype}")
     _, num_kv, page_size, head_dim = cache.shape
     pages = _checked(pages, kv_lens, q_lens, cache)
     parts: WorkList | LaunchPlan | GatherPlan
-    if head_dim in HEAD_DIMS and takes_csrc(cache):
+    if head_dim in HEAD_DIMS and dtype in CSRC_DTYPES and takes_csrc(cache, dtypes=CSRC_CACHES):
         threads = torch.get_num_threads()
         parts = plan_work(
             pages, kv_lens, q_lens, page_size=page_size, num_kv=num_kv, num_threads=threads
         )
-    elif (
-        head_dim in HEAD_DIMS
-        and cache.dtype in KERNEL_DTYPES
-        and takes_kernel(cache)
-        and cpu_kernels()
-    ):
+    elif head_dim in HEAD_DIMS and dtype in KERNEL_DTYPES and takes_kernel(cache) and cpu_kernels():
         parts = plan_launch(
             pages,
             kv_lens,
@@ -90,18 +94,18 @@ def plan_attention(
             device=cache.device,
         )
     else:
-        parts = reference_attention.plan_attention(pages, kv_lens, q_lens, cache)
-    return AttentionPlan(parts.num_rows, tuple(cache.shape), cache.dtype, parts)
+        parts = reference_attention.plan_attention(pages, kv_lens, q_lens, cache, dtype)
+    return AttentionPlan(parts.num_rows, tuple(cache.shape), cache.dtype, dtype, parts)
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> Tensor:
     """softmax(q kᵀ / sqrt(D)) v over the pages of each sequence, keys up to the query's position.
 
-    q [T, H, D], k_cache and v_cache [P, KV, page_size, D] of one dtype, query head h reading key
-    head h // (H / KV) -> [T, H, D]; rows beyond the plan's come out 0. The keys of the queries are
+    q [T, H, D], k_cache and v_cache [P, KV, page_size, D] of its dtype or in fp8, query head h reading
+    key head h // (H / KV) -> [T, H, D]; rows beyond the plan's come out 0. The keys of the queries are
     in the cache already. Reads each key and value of a shared or own page once for at most
-    `work_list.UNIT_ROWS` queries, 4 H D FLOPs each; on a GPU for `launch_plan.TOKENS`. Not
-    differentiable. Raises ValueError.
+    `work_list.UNIT_ROWS` queries, 4 H D FLOPs each; on a GPU for `launch_plan.TOKENS`. What is in fp8
+    is the same number in the dtype of q, and computed on as such. Not differentiable. Raises ValueError.
     """
     return _attend(q, k_cache, v_cache, plan, with_lse=False)[0]
 
@@ -123,11 +127,11 @@ def _attend(
         if not with_lse:
             return out, out
         return out, reference_attention.log_sum_exp(q, k_cache, plan.parts)
-    check_for_kernel(q=q, k_cache=k_cache, v_cache=v_cache)
+    check_for_kernel(q=q, k_cache=as_bytes(k_cache), v_cache=as_bytes(v_cache))
     if isinstance(plan.parts, LaunchPlan):
         from wideseek_kernels.on_triton import paged_attention as on_triton
 
-        return on_triton.paged_attention(q, k_cache, v_cache, plan.parts)
+        return on_triton.paged_attention(q, as_bytes(k_cache), as_bytes(v_cache), plan.parts)
     return _on_cpu(q, k_cache, v_cache, plan.parts, with_lse=with_lse)
 
 
@@ -166,9 +170,9 @@ def _programs(device: torch.device, num_kv: int) -> int:
 
 def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
     num_kv, head_dim = k_cache.shape[1], k_cache.shape[3]
-    check("q", q, (None, None, head_dim), q.device, plan.cache_dtype)
-    check("k_cache", k_cache, plan.cache_shape, q.device, q.dtype)
-    check("v_cache", v_cache, plan.cache_shape, q.device, q.dtype)
+    check("q", q, (None, None, head_dim), q.device, plan.dtype)
+    check("k_cache", k_cache, plan.cache_shape, q.device, plan.cache_dtype)
+    check("v_cache", v_cache, plan.cache_shape, q.device, plan.cache_dtype)
     if num_kv == 0 or q.shape[1] % num_kv:
         raise ValueError(f"q has {q.shape[1]} heads, expected a multiple of {num_kv} of k_cache")
     if len(q) < plan.num_rows:

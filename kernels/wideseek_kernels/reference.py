@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from wideseek_kernels.kv_cache import FP8, FP8_MAX, as_bytes
+
 LOGIT_ROWS = 256
 """Rows of logits that `token_logprob` holds at a time."""
 
@@ -43,21 +45,28 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     """Write keys and values into their slots; see `wideseek_kernels.kv_write`."""
     page_size = k_cache.shape[2]
     pages, places = slots // page_size, slots % page_size
-    k_cache[pages, :, places] = k
-    v_cache[pages, :, places] = v
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        stored = quantised(x) if cache.dtype == FP8 else x
+        as_bytes(cache)[pages, :, places] = as_bytes(stored)
+
+
+def quantised(x: Tensor) -> Tensor:
+    """x in fp8: rounded to nearest even, at most FP8_MAX either way; a NaN stays one."""
+    return x.clamp(-FP8_MAX, FP8_MAX).to(FP8)  # which of itself gives NaN beyond in some versions of torch
 
 
 def kv_copy(k_cache: Tensor, v_cache: Tensor, sources: Tensor, targets: Tensor) -> None:
     """Copy whole pages; see `wideseek_kernels.kv_copy`."""
-    k_cache[targets] = k_cache[sources]
-    v_cache[targets] = v_cache[sources]
+    for cache in (as_bytes(k_cache), as_bytes(v_cache)):
+        cache[targets] = cache[sources]
 
 
 def kv_gather(k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
     """Read keys and values from their slots; see `wideseek_kernels.kv_gather`."""
     page_size = k_cache.shape[2]
     pages, places = slots // page_size, slots % page_size
-    return k_cache[pages, :, places], v_cache[pages, :, places]
+    k, v = (as_bytes(cache)[pages, :, places] for cache in (k_cache, v_cache))
+    return k.view(k_cache.dtype), v.view(v_cache.dtype)
 
 
 def norm_rotary(

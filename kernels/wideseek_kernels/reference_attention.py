@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wideseek_kernels.kv_cache import as_bytes
+
 
 def row_tile(device: torch.device, dtype: torch.dtype) -> int:
     """Rows of a matrix product come in multiples of it; the odd ones out BLAS adds up differently.
@@ -80,12 +82,13 @@ def plan_attention(
     kv_lens: list[int],
     q_lens: list[int],
     cache: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> GatherPlan:
     """See `wideseek_kernels.paged_attention`.
 
     Sequences of one query that follow each other are read together: put them in order of length.
     """
-    planner = _Planner(cache)
+    planner = _Planner(cache, dtype or cache.dtype)
     groups: list[Group] = []
     chunks: list[Chunk] = []
     row = index = 0
@@ -106,15 +109,13 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: GatherPla
     """See `wideseek_kernels.paged_attention`."""
     num_heads, num_kv, head_dim = q.shape[1], k_cache.shape[1], q.shape[2]
     group_size = num_heads // num_kv
-    flat_k, flat_v = k_cache.flatten(0, 1).flatten(1), v_cache.flatten(0, 1).flatten(1)
     out = torch.empty_like(q)
     out[plan.num_rows :] = 0
     tile = row_tile(q.device, q.dtype)
     for group in plan.groups:
         batch, *_, num_keys = group.mask.shape
         kv_shape = (batch, num_kv, num_keys, head_dim)
-        k = flat_k.index_select(0, group.page_rows).view(kv_shape)
-        v = flat_v.index_select(0, group.page_rows).view(kv_shape)
+        k, v = (_picked(x, group.page_rows, q.dtype).view(kv_shape) for x in (k_cache, v_cache))
         rows = q[group.begin : group.end].view(batch, num_kv, group_size, head_dim)
         rows = F.pad(rows, (0, 0, 0, -group_size % tile))
         mask = group.mask.expand(-1, -1, rows.shape[2], -1)
@@ -123,8 +124,8 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: GatherPla
     for chunk in plan.chunks:
         # Key heads stand as the batch and the query heads of each as its heads: nothing is copied.
         kv_shape = (num_kv, 1, -1, head_dim)
-        k = flat_k.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
-        v = flat_v.index_select(0, chunk.page_rows).view(kv_shape).expand(-1, group_size, -1, -1)
+        k, v = (_picked(x, chunk.page_rows, q.dtype).view(kv_shape) for x in (k_cache, v_cache))
+        k, v = (x.expand(-1, group_size, -1, -1) for x in (k, v))
         for begin, end, mask in chunk.blocks:
             rows = q[begin:end].view(-1, num_kv, group_size, head_dim).permute(1, 2, 0, 3)
             rows = F.pad(rows, (0, 0, 0, -(end - begin) % tile))
@@ -141,22 +142,27 @@ def log_sum_exp(q: Tensor, k_cache: Tensor, plan: GatherPlan) -> Tensor:
     """log(sum(exp(q kᵀ / sqrt(D)))) [T, H] in fp32 (fp64 for fp64), -inf beyond the plan's rows."""
     num_heads, num_kv, head_dim = q.shape[1], k_cache.shape[1], q.shape[2]
     dtype = torch.promote_types(q.dtype, torch.float32)
-    flat_k = k_cache.flatten(0, 1).flatten(1)
     lse = torch.full(q.shape[:2], -torch.inf, dtype=dtype, device=q.device)
     for group in plan.groups:
         batch = group.end - group.begin
-        k = flat_k.index_select(0, group.page_rows).view(batch, num_kv, -1, head_dim).to(dtype)
+        k = _picked(k_cache, group.page_rows, dtype).view(batch, num_kv, -1, head_dim)
         rows = q[group.begin : group.end].view(batch, num_kv, -1, head_dim).to(dtype)
         scores = rows @ k.transpose(2, 3) / head_dim**0.5 + group.mask.to(dtype)
         lse[group.begin : group.end] = scores.logsumexp(3).reshape(-1, num_heads)
     for chunk in plan.chunks:
-        k = flat_k.index_select(0, chunk.page_rows).view(num_kv, 1, -1, head_dim).to(dtype)
+        k = _picked(k_cache, chunk.page_rows, dtype).view(num_kv, 1, -1, head_dim)
         for begin, end, mask in chunk.blocks:
             rows = q[begin:end].view(end - begin, num_kv, -1, head_dim).permute(1, 2, 0, 3)
             scores = rows.to(dtype) @ k[:, :, : mask.shape[3]].transpose(2, 3) / head_dim**0.5
             scores += mask[:, :, : end - begin].to(dtype)
             lse[begin:end] = scores.logsumexp(3).permute(2, 0, 1).reshape(-1, num_heads)
     return lse
+
+
+def _picked(cache: Tensor, page_rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a cache seen as [P * KV, page_size * D], in the dtype that is computed in."""
+    rows = as_bytes(cache).flatten(0, 1).flatten(1).index_select(0, page_rows)
+    return rows.view(cache.dtype).to(dtype)
 
 
 def padded_keys(kv_len: int, page_size: int) -> int:
@@ -169,12 +175,12 @@ def padded_keys(kv_len: int, page_size: int) -> int:
 
 
 class _Planner:
-    """What the parts of a plan have in common: the shape, dtype and device of the cache."""
+    """What the parts of a plan have in common: the shape and device of the cache, the dtype it is read in."""
 
-    def __init__(self, cache: Tensor) -> None:
+    def __init__(self, cache: Tensor, dtype: torch.dtype) -> None:
         _, self.num_kv, self.page_size, head_dim = cache.shape
-        self.dtype, self.device = cache.dtype, cache.device
-        self.key_bytes = self.num_kv * head_dim * cache.element_size()
+        self.dtype, self.device = dtype, cache.device
+        self.key_bytes = self.num_kv * head_dim * dtype.itemsize
 
     def group_end(self, first: int, kv_lens: list[int], q_lens: list[int]) -> int:
         """The end of the sequences from `first` on that decode together."""

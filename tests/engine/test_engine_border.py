@@ -116,7 +116,8 @@ def test_more_context_than_the_model_has_is_refused(model: Qwen3) -> None:
         ({"num_pages": 9, "kv_memory_gb": 1.0}, "not both"),
         ({"kv_memory_gb": 0.0}, "kv_memory_gb must be above 0"),
         ({"max_num_seqs": 9, "max_batch_tokens": 8}, "max_batch_tokens 8 is less than"),
-        ({"dtype": "fp8"}, "dtype must be"),
+        ({"dtype": "fp8"}, "^dtype must be"),
+        ({"kv_dtype": "int8"}, "^kv_dtype must be auto or fp8, not 'int8'"),
     ],
 )
 def test_a_bad_config_is_refused(settings: dict[str, object], message: str) -> None:

@@ -1,5 +1,7 @@
 """ModelRunner apart from the Engine: copies of a step, and the device of the Engine's thread."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +17,11 @@ from wideseek.generation import Sampling
 PAGE_SIZE = 16
 
 
-def test_the_pages_of_a_step_are_copied_all_at_once() -> None:
+@pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
+def test_the_pages_of_a_step_are_copied_all_at_once(kv_dtype: Literal["auto", "fp8"]) -> None:
     """Page 0 is copied, evicted and then itself what another one is copied to."""
-    runner = ModelRunner(random_model(0), num_pages=6, page_size=PAGE_SIZE)
+    config = EngineConfig(page_size=PAGE_SIZE, kv_dtype=kv_dtype)
+    runner = ModelRunner(random_model(0), config, num_pages=6)
     caches = (runner._k_cache, runner._v_cache)
     for cache in caches:
         cache.copy_(torch.arange(6.0)[:, None, None, None].expand(cache.shape))
@@ -28,7 +32,7 @@ def test_the_pages_of_a_step_are_copied_all_at_once() -> None:
     step = Step(copies=[(0, 1), (2, 0), (0, 3)])
     step.add(sequence, 3)
     runner.run(step)
-    for cache in caches:
+    for cache in (cache.float() for cache in caches):
         assert cache[:, :5].amin((0, 2, 3, 4)).tolist() == [2, 0, 2, 0, 4]
         assert torch.equal(cache[:, :5].amax((0, 2, 3, 4)), cache[:, :5].amin((0, 2, 3, 4)))
 

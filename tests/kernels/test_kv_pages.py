@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from wideseek_kernels import reference
 from wideseek_kernels.cpu_build import cpu_kernels
-from wideseek_kernels.kv_cache import HUGE, new_kv_cache
+from wideseek_kernels.kv_cache import FP8, HUGE, as_bytes, new_kv_cache
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_gather import kv_gather
 from wideseek_kernels.kv_write import kv_write
 
 # fp16 goes to the twins.
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = [torch.float32, torch.bfloat16, FP8, torch.float16]
 CPU = torch.device("cpu")
 
 
@@ -54,7 +54,7 @@ def test_what_is_copied_is_there_and_nothing_else_changed(
     k_cache, v_cache = caches(dtype, page_size=page_size)
     before = k_cache.clone(), v_cache.clone()
     kv_copy(k_cache, v_cache, torch.tensor([8, 2, 8]), torch.tensor([0, 7, 3]))
-    for after, was in zip((k_cache, v_cache), before, strict=True):
+    for after, was in zip(map(as_bytes, (k_cache, v_cache)), map(as_bytes, before), strict=True):
         assert torch.equal(after[[0, 7, 3]], was[[8, 2, 8]])
         assert torch.equal(after[[1, 2, 4, 5, 6, 8]], was[[1, 2, 4, 5, 6, 8]])
 
@@ -66,13 +66,16 @@ def test_gathering_gives_back_what_was_written(count: int, dtype: torch.dtype) -
     k_cache, v_cache = (torch.full_like(x, torch.nan) for x in caches(dtype, pages=260))
     k, v = (torch.randn(count, 3, 7).to(dtype) for _ in range(2))
     slots = torch.randperm(260 * 5)[:count]
-    kv_write(k, v, k_cache, v_cache, slots)
+    given = (k.float(), v.float()) if dtype == FP8 else (k, v)
+    kv_write(*given, k_cache, v_cache, slots)
     read = kv_gather(k_cache, v_cache, slots)
-    assert torch.equal(read[0], k) and torch.equal(read[1], v)
+    assert read[0].dtype == read[1].dtype == dtype
+    assert torch.equal(as_bytes(read[0]), as_bytes(k))
+    assert torch.equal(as_bytes(read[1]), as_bytes(v))
 
 
 @pytest.mark.usefixtures("in_cpp")
-@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("dtype", DTYPES[:3])
 def test_both_run_in_cpp(dtype: torch.dtype) -> None:
     k_cache, v_cache = caches(dtype)
     kv_copy(k_cache, v_cache, torch.tensor([1]), torch.tensor([2]))

@@ -9,20 +9,30 @@ import pytest
 import torch
 from torch import Tensor
 from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.kv_write import kv_write
 from wideseek_kernels.paged_attention import (
     paged_attention,
     paged_attention_with_lse,
     plan_attention,
 )
+from wideseek_kernels.reference import quantised
 from wideseek_kernels.reference_attention import GatherPlan
 from wideseek_kernels.work_list import WorkList, plan_work
 
 pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
 
+F32, BF16 = torch.float32, torch.bfloat16
+every_storage = pytest.mark.parametrize(
+    ("dtype", "cache"), [(F32, F32), (BF16, BF16), (F32, FP8), (BF16, FP8)]
+)
+
 
 class Context:
-    """One sequence of random q, k and v, the last two in scattered pages of a cache full of NaN."""
+    """One sequence of random q, k and v, the last two in scattered pages of a cache full of NaN.
+
+    Of a cache in fp8 they are numbers it holds as they are.
+    """
 
     def __init__(
         self,
@@ -34,6 +44,7 @@ class Context:
         head_dim: int = 32,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        cache: torch.dtype | None = None,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
 
@@ -43,9 +54,13 @@ class Context:
         self.length, self.page_size = length, page_size
         self.q = normal(length, heads, head_dim)
         self.k, self.v = (normal(length, kv_heads, head_dim) for _ in range(2))
+        if cache == FP8:
+            self.k, self.v = (quantised(x).to(dtype) for x in (self.k, self.v))
         num_pages = -(-length // page_size)
         shape = (num_pages + 3, kv_heads, page_size, head_dim)
-        self.k_cache, self.v_cache = (torch.full(shape, torch.nan).to(dtype) for _ in range(2))
+        self.k_cache, self.v_cache = (
+            torch.full(shape, torch.nan).to(cache or dtype) for _ in range(2)
+        )
         order = torch.randperm(num_pages + 3, generator=generator)
         self.pages: npt.NDArray[np.int64] = order[:num_pages].numpy()
         self.write(self.k, self.v)
@@ -57,7 +72,7 @@ class Context:
 
     def attend(self, first: int, end: int) -> Tensor:
         """The result of queries first to end, alone in a step."""
-        plan = plan_attention([self.pages], [end], [end - first], self.k_cache)
+        plan = plan_attention([self.pages], [end], [end - first], self.k_cache, self.q.dtype)
         assert isinstance(plan.parts, WorkList)
         return paged_attention(self.q[first:end], self.k_cache, self.v_cache, plan)
 
@@ -84,7 +99,7 @@ class Batch:
         self.q = torch.cat([c.q[c.length - n :] for c, n in zip(contexts, counts, strict=True)])
 
     def attend(self, pages: list[npt.NDArray[np.int64]]) -> tuple[Tensor, WorkList]:
-        plan = plan_attention(pages, self.lengths, self.counts, self.k_cache)
+        plan = plan_attention(pages, self.lengths, self.counts, self.k_cache, self.q.dtype)
         assert isinstance(plan.parts, WorkList)
         return paged_attention(self.q, self.k_cache, self.v_cache, plan), plan.parts
 
@@ -119,10 +134,24 @@ def test_every_head_and_page_size_is_as_close_as_torch(head_dim: int, page_size:
     assert off <= 1.25 * (peer[0].transpose(0, 1) - exact).norm() / exact.norm()
 
 
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 128])
+@pytest.mark.parametrize("page_size", [16, 64])
+def test_fp8_has_the_bits_of_its_numbers_in_fp32(head_dim: int, page_size: int) -> None:
+    """One row, some and many, which read it in their own ways."""
+    stored, plain = (
+        Context(300, page_size=page_size, head_dim=head_dim, cache=cache) for cache in (FP8, F32)
+    )
+    plain.write(stored.k, stored.v)
+    for first in (299, 297, 100):
+        assert torch.equal(stored.attend(first, 300), plain.attend(first, 300))
+    torch.testing.assert_close(stored.attend(0, 300).double(), stored.dense(), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [BF16, FP8])
 @pytest.mark.parametrize("head_dim", [16, 64])
-def test_bfloat16_is_rounded_once(head_dim: int) -> None:
-    """Storage is bf16, sums are fp32: what is off is the last rounding."""
-    context = Context(300, dtype=torch.bfloat16, head_dim=head_dim)
+def test_bfloat16_is_rounded_once(head_dim: int, cache: torch.dtype) -> None:
+    """Storage is bf16 or fp8, sums are fp32: what is off is the last rounding."""
+    context = Context(300, dtype=torch.bfloat16, head_dim=head_dim, cache=cache)
     decoded = [context.attend(i, i + 1) for i in (0, 63, 64, 299)]
     whole = context.attend(0, 300)
     assert whole.dtype == torch.bfloat16
@@ -132,30 +161,33 @@ def test_bfloat16_is_rounded_once(head_dim: int) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64, 130])
 @pytest.mark.parametrize("heads", [2, 4, 6])  # 1, 2 and 3 rows of a decoding token go at once
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@every_storage
 def test_chunks_and_decode_give_the_same_bits_as_one_pass(
-    chunk: int, heads: int, dtype: torch.dtype
+    chunk: int, heads: int, dtype: torch.dtype, cache: torch.dtype
 ) -> None:
-    context = Context(1100, dtype=dtype, heads=heads)
+    context = Context(1100, dtype=dtype, heads=heads, cache=cache)
     whole = context.attend(0, 1100)
     for first, end in ((0, 200), (900, 1100)):  # the last of them over the end of a chunk of keys
         parts = [context.attend(lo, min(lo + chunk, end)) for lo in range(first, end, chunk)]
         assert torch.equal(torch.cat(parts), whole[first:end])
 
 
+@pytest.mark.parametrize("cache", [F32, FP8])
 @pytest.mark.parametrize("page_size", [1, 16, 128, 512])
-def test_page_size_and_placement_do_not_change_a_bit(page_size: int) -> None:
-    one, other = Context(700), Context(700, page_size=page_size, seed=5)
+def test_page_size_and_placement_do_not_change_a_bit(page_size: int, cache: torch.dtype) -> None:
+    one, other = Context(700, cache=cache), Context(700, page_size=page_size, seed=5, cache=cache)
     other.q = one.q
     other.write(one.k, one.v)
     assert torch.equal(one.attend(0, 700), other.attend(0, 700))
     assert torch.equal(one.attend(699, 700), other.attend(699, 700))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_batch_mates_do_not_change_a_bit(dtype: torch.dtype) -> None:
+@every_storage
+def test_batch_mates_do_not_change_a_bit(dtype: torch.dtype, cache: torch.dtype) -> None:
     lengths, counts = [700, 420, 300, 40, 3, 650, 70, 64], [1, 1, 1, 1, 1, 600, 5, 64]
-    contexts = [Context(length, seed=i, dtype=dtype) for i, length in enumerate(lengths)]
+    contexts = [
+        Context(length, seed=i, dtype=dtype, cache=cache) for i, length in enumerate(lengths)
+    ]
     batch = Batch(contexts, counts)
     together, _ = batch.attend(batch.pages)
     assert torch.equal(together, batch.alone())
@@ -173,12 +205,14 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 @pytest.mark.parametrize("heads", [2, 6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sharing_changes_no_bit(page_size: int, heads: int, dtype: torch.dtype) -> None:
+@every_storage
+def test_sharing_changes_no_bit(
+    page_size: int, heads: int, dtype: torch.dtype, cache: torch.dtype
+) -> None:
     """A tree: all begin alike, some go on alike, each ends in pages of its own."""
     lengths, counts = [700, 520, 700, 330, 260, 650, 257], [1, 1, 1, 3, 1, 130, 1]
     contexts = [
-        Context(length, seed=i, page_size=page_size, heads=heads, dtype=dtype)
+        Context(length, seed=i, page_size=page_size, heads=heads, dtype=dtype, cache=cache)
         for i, length in enumerate(lengths)
     ]
     for context in contexts[1:]:
@@ -219,13 +253,16 @@ def test_threads_change_who_works_and_no_bit() -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_splitting_long_sequences_changes_no_bit(dtype: torch.dtype) -> None:
+@every_storage
+def test_splitting_long_sequences_changes_no_bit(dtype: torch.dtype, cache: torch.dtype) -> None:
     """What is a multiple of a chunk of keys, one less or more, and queries that see fewer chunks."""
     lengths, counts = [2048, 3073, 1023, 4000, 20], [1, 70, 3, 1, 20]
-    contexts = [Context(length, seed=i, dtype=dtype, heads=6) for i, length in enumerate(lengths)]
+    contexts = [
+        Context(length, seed=i, dtype=dtype, heads=6, cache=cache)
+        for i, length in enumerate(lengths)
+    ]
     batch = Batch(contexts, counts)
-    whole = plan_attention(batch.pages, batch.lengths, batch.counts, batch.k_cache)
+    whole = plan_attention(batch.pages, batch.lengths, batch.counts, batch.k_cache, dtype)
     caches = (batch.k_cache, batch.v_cache)
     results = []
     for num_threads in (1, 4, 16):
@@ -280,9 +317,9 @@ def test_what_wants_a_gradient_is_refused() -> None:
             paged_attention(**wanting)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_nan_is_seen_by_later_queries_only(dtype: torch.dtype) -> None:
-    context = Context(200, dtype=dtype)
+@every_storage
+def test_a_nan_is_seen_by_later_queries_only(dtype: torch.dtype, cache: torch.dtype) -> None:
+    context = Context(200, dtype=dtype, cache=cache)
     clean = context.attend(100, 200)
     context.v[150] = torch.nan
     context.write(context.k, context.v)
@@ -331,6 +368,8 @@ def test_bad_arguments_of_a_plan_are_named() -> None:
     refused(r"^kv_lens has length 2, expected 1", [pages], [100, 100], [1], cache)
     refused(r"^q_lens has length 0, expected 1", [pages], [100], [], cache)
     refused(r"^cache has shape", [pages], [100], [1], cache[0])
+    refused(r"^dtype is torch.bfloat16, which does not", [pages], [100], [1], cache, BF16)
+    refused(r"^dtype is torch.float8_e4m3fn, which", [pages], [100], [1], cache.to(FP8))
     # A page that no key lies in is not looked at.
     plan_attention([np.array([3, 99])], [64], [1], cache)
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 from wideseek_kernels.kv_write import kv_write
+from wideseek_kernels.reference import quantised
 from wideseek_kernels.reference_attention import (
     KEY_BLOCK,
+    log_sum_exp,
     padded_keys,
     paged_attention,
     plan_attention,
@@ -93,6 +95,20 @@ def test_bfloat16_is_as_close_as_its_digits_allow() -> None:
     out = context.attend(0, 300)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.double(), context.dense(), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_fp8_has_the_bits_of_its_numbers_in_the_dtype_of_the_queries(dtype: torch.dtype) -> None:
+    context = Context(300, dtype=dtype)
+    stored = [quantised(x) for x in (context.k_cache, context.v_cache)]
+    for q_len in (1, 200):
+        step = ([context.pages], [300], [q_len])
+        q = context.q[-q_len:]
+        results = []
+        for caches in (stored, [x.to(dtype) for x in stored]):
+            plan = plan_attention(*step, caches[0], dtype)
+            results.append((paged_attention(q, *caches, plan), log_sum_exp(q, caches[0], plan)))
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 @same_bits

@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
 from wideseek_kernels.paged_attention import paged_attention_with_lse, plan_attention
+from wideseek_kernels.reference import quantised
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -28,6 +30,9 @@ if not INTERPRETED:
 
 # The interpreter adds up bf16 wrongly.
 DTYPES = [torch.float32, torch.float16] + ([] if INTERPRETED else [torch.bfloat16])
+every_storage = pytest.mark.parametrize(
+    ("dtype", "cache"), [(dtype, cache) for dtype in DTYPES for cache in (dtype, FP8)]
+)
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
@@ -40,7 +45,10 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Step:
-    """Sequences of random keys whose first shared[i] tokens are those of the first one, in its pages."""
+    """Sequences of random keys whose first shared[i] tokens are those of the first one, in its pages.
+
+    Of caches in fp8 keys and values are numbers that these hold as they are.
+    """
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class Step:
         head_dim: int = 32,
         page_size: int = 64,
         dtype: torch.dtype = torch.float32,
+        cache: torch.dtype | None = None,
     ) -> None:
         generator = torch.Generator().manual_seed(0)
 
@@ -62,13 +71,15 @@ class Step:
         self.kv_lens, self.q_lens = kv_lens, q_lens
         counts = [-(-n // page_size) for n in kv_lens]
         order = torch.randperm(sum(counts) + 3, generator=generator).numpy()
-        cache = (len(order), kv_heads, page_size, head_dim)
-        k_cache, v_cache = (torch.full(cache, torch.nan, dtype=dtype) for _ in range(2))
+        shape = (len(order), kv_heads, page_size, head_dim)
+        k_cache, v_cache = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
         self.pages: list[npt.NDArray[np.int64]] = []
         self.keys, self.values = [], []
         for i, length in enumerate(kv_lens):
             own = order[sum(counts[:i]) : sum(counts[: i + 1])]
             k, v = (normal(length, kv_heads, head_dim) for _ in range(2))
+            if cache == FP8:
+                k, v = (quantised(x).to(dtype) for x in (k, v))
             common = shared[i] if shared else 0
             if i and common:
                 own[: common // page_size] = self.pages[0][: common // page_size]
@@ -79,11 +90,11 @@ class Step:
             places = torch.arange(length)
             at = torch.from_numpy(own)[places // page_size], places % page_size
             k_cache[at[0], :, at[1]], v_cache[at[0], :, at[1]] = k, v
-        self.k_cache, self.v_cache = k_cache.to(DEVICE), v_cache.to(DEVICE)
+        self.k_cache, self.v_cache = (x.to(DEVICE, cache or dtype) for x in (k_cache, v_cache))
         self.q = normal(sum(q_lens), heads, head_dim).to(DEVICE)
 
     def attend(self, programs: int = 4) -> tuple[Tensor, Tensor]:
-        plan = plan_attention(self.pages, self.kv_lens, self.q_lens, self.k_cache)
+        plan = plan_attention(self.pages, self.kv_lens, self.q_lens, self.k_cache, self.q.dtype)
         assert isinstance(plan.parts, LaunchPlan)
         parts = plan_launch(
             self.pages,
@@ -100,7 +111,8 @@ class Step:
     def alone(self, i: int, first: int, end: int) -> tuple[Tensor, Tensor]:
         """Queries first to end of sequence i, with nothing beside them."""
         row = sum(self.q_lens[:i]) - (self.kv_lens[i] - self.q_lens[i])
-        plan = plan_attention([self.pages[i]], [end], [end - first], self.k_cache)
+        step = ([self.pages[i]], [end], [end - first])
+        plan = plan_attention(*step, self.k_cache, self.q.dtype)
         return paged_attention_with_lse(
             self.q[row + first : row + end], self.k_cache, self.v_cache, plan
         )
@@ -129,15 +141,22 @@ def close(
         )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_storage
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (2, 2), (6, 2)])
 def test_decode_extend_and_prefill_in_one_launch(
-    heads: int, kv_heads: int, dtype: torch.dtype
+    heads: int, kv_heads: int, dtype: torch.dtype, cache: torch.dtype
 ) -> None:
-    step = Step(
-        [300, 99, 19, 1, 512], [1, 40, 19, 1, 2], heads=heads, kv_heads=kv_heads, dtype=dtype
-    )
+    shape = {"heads": heads, "kv_heads": kv_heads}
+    step = Step([300, 99, 19, 1, 512], [1, 40, 19, 1, 2], **shape, dtype=dtype, cache=cache)
     close(step.attend(), step.dense(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fp8_has_the_bits_of_its_numbers_in_the_dtype_of_the_queries(dtype: torch.dtype) -> None:
+    step = Step([300, 70], [3, 1], dtype=dtype, cache=FP8)
+    stored = step.attend()
+    step.k_cache, step.v_cache = step.k_cache.to(dtype), step.v_cache.to(dtype)
+    assert all(torch.equal(*pair) for pair in zip(stored, step.attend(), strict=True))
 
 
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
@@ -161,20 +180,22 @@ def test_an_empty_step_is_a_plan_too() -> None:
     assert step.attend()[0].eq(0).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_splitting_changes_no_bit(dtype: torch.dtype) -> None:
-    step = Step([1100, 300, 513], [1, 17, 3], dtype=dtype)
+@every_storage
+def test_splitting_changes_no_bit(dtype: torch.dtype, cache: torch.dtype) -> None:
+    step = Step([1100, 300, 513], [1, 17, 3], dtype=dtype, cache=cache)
     whole, split = step.attend(programs=1), step.attend(programs=64)
     assert all(torch.equal(one, other) for one, other in zip(whole, split, strict=True))
     close(split, step.dense(), dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_sharing_batch_mates_and_chunks_change_no_bit(dtype: torch.dtype) -> None:
+@every_storage
+def test_sharing_batch_mates_and_chunks_change_no_bit(
+    dtype: torch.dtype, cache: torch.dtype
+) -> None:
     shared = [0, 512, 512, 256, 0]
-    step = Step([600, 700, 520, 300, 130], [1, 20, 1, 1, 2], shared, dtype=dtype)
+    step = Step([600, 700, 520, 300, 130], [1, 20, 1, 1, 2], shared, dtype=dtype, cache=cache)
     together = step.attend()
-    plan = plan_attention(step.pages, step.kv_lens, step.q_lens, step.k_cache).parts
+    plan = plan_attention(step.pages, step.kv_lens, step.q_lens, step.k_cache, dtype).parts
     assert isinstance(plan, LaunchPlan) and plan.num_partials > 0
     close(together, step.dense(), dtype)
     row = 0

@@ -136,8 +136,13 @@ def test_swiglu(compiled: list[Compiled]) -> None:
     check(compiled, "swiglu_kernel", "swiglu_backward_kernel")
 
 
-def test_norm_rotary_kv_write(compiled: list[Compiled]) -> None:
-    cache = (1000, KV_HEADS, 64, HEAD_DIM)
+# Caches in fp8 come as their bytes.
+CACHES = [torch.bfloat16, torch.uint8]
+
+
+@pytest.mark.parametrize("dtype", CACHES)
+def test_norm_rotary_kv_write(compiled: list[Compiled], dtype: torch.dtype) -> None:
+    cache = meta(1000, KV_HEADS, 64, HEAD_DIM, dtype=dtype)
     kv_write.norm_rotary_kv_write(
         meta(PEOPLE, HEADS, HEAD_DIM),
         meta(PEOPLE, KV_HEADS, HEAD_DIM),
@@ -147,8 +152,8 @@ def test_norm_rotary_kv_write(compiled: list[Compiled]) -> None:
         1e-6,
         meta(PEOPLE, HEAD_DIM, dtype=torch.float32),
         meta(PEOPLE, HEAD_DIM, dtype=torch.float32),
-        meta(*cache),
-        meta(*cache),
+        cache,
+        cache,
         meta(PEOPLE, dtype=torch.int64),
     )
     check(compiled, "norm_rotary_kv_write_kernel")
@@ -172,9 +177,10 @@ def test_token_logprob(compiled: list[Compiled]) -> None:
     assert two_fit(compiled[0]) and compiled[0].under_way > 0
 
 
+@pytest.mark.parametrize("dtype", CACHES)
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_paged_attention(compiled: list[Compiled], head_dim: int) -> None:
-    cache = meta(1000, KV_HEADS, 64, head_dim)
+def test_paged_attention(compiled: list[Compiled], head_dim: int, dtype: torch.dtype) -> None:
+    cache = meta(1000, KV_HEADS, 64, head_dim, dtype=dtype)
     ints = {"dtype": torch.int64}
     tables = (meta(500, 5, **ints), meta(PEOPLE, 4, **ints), meta(99, **ints), meta(5000, **ints))
     plan = LaunchPlan(PEOPLE, 1000, *tables)
@@ -184,8 +190,10 @@ def test_paged_attention(compiled: list[Compiled], head_dim: int) -> None:
     assert compiled[0].under_way == 2, "the next tile's keys and values"
 
 
-def test_kv_pages(compiled: list[Compiled]) -> None:
-    cache, numbers = meta(1000, KV_HEADS, 64, HEAD_DIM), meta(PEOPLE, dtype=torch.int64)
+@pytest.mark.parametrize("dtype", CACHES)
+def test_kv_pages(compiled: list[Compiled], dtype: torch.dtype) -> None:
+    cache = meta(1000, KV_HEADS, 64, HEAD_DIM, dtype=dtype)
+    numbers = meta(PEOPLE, dtype=torch.int64)
     kv_pages.kv_copy(cache, cache, numbers, numbers)
     kv_pages.kv_gather(cache, cache, numbers)
     check(compiled, "kv_copy_kernel", "kv_gather_kernel")

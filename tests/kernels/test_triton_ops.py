@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from wideseek_kernels import reference, reference_sample
+from wideseek_kernels.kv_cache import FP8, as_bytes
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_gather import kv_gather
 from wideseek_kernels.kv_write import norm_rotary_kv_write
@@ -143,7 +144,13 @@ class Step:
     """The inputs of norm_rotary_kv_write, q, k and v being parts of one projection, and NaN pages."""
 
     def __init__(
-        self, tokens: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype
+        self,
+        tokens: int,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        dtype: torch.dtype,
+        cache: torch.dtype | None = None,
     ) -> None:
         qkv = drawn(tokens, heads + 2 * kv_heads, dim, dtype=dtype)
         self.q, self.k, self.v = qkv.split([heads, kv_heads, kv_heads], 1)
@@ -154,7 +161,9 @@ class Step:
         self.sin = torch.cat((-sin, sin), 1).to(DEVICE)
         pages = tokens // PAGE_SIZE + 3
         self.k_cache, self.v_cache = (
-            torch.full((pages, kv_heads, PAGE_SIZE, dim), torch.nan, dtype=dtype, device=DEVICE)
+            torch.full((pages, kv_heads, PAGE_SIZE, dim), torch.nan, device=DEVICE).to(
+                cache or dtype
+            )
             for _ in range(2)
         )
         order = torch.randperm(pages * PAGE_SIZE, generator=torch.Generator().manual_seed(0))
@@ -208,6 +217,23 @@ def test_norm_rotary_kv_write(
         close(cache.nan_to_num(), expected.nan_to_num())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loud", [1.0, 1e-3, 1e3])
+def test_fp8_pages_hold_the_plain_ones_rounded_once_more(loud: float, dtype: torch.dtype) -> None:
+    """Of small numbers, and of such that saturate; a NaN is one in fp8, too."""
+    plain, step = (Step(19, 4, 2, 16, dtype, cache) for cache in (None, FP8))
+    for each in (plain, step):
+        each.k_weight *= loud
+        each.v *= loud
+        each.v[3, 1, 5], each.v[4, 1, 5] = torch.nan, torch.inf
+    assert torch.equal(plain.run(True), step.run(True))
+    for cache, full in ((step.k_cache, plain.k_cache), (step.v_cache, plain.v_cache)):
+        expected = reference.quantised(full)
+        assert torch.equal(cache.isnan(), expected.isnan())
+        written = ~cache.isnan()
+        assert torch.equal(as_bytes(cache)[written], as_bytes(expected)[written])
+
+
 def test_padding_rows_and_slots_out_of_range_are_written_nowhere() -> None:
     step = Step(6, 4, 2, 16, torch.float32)
     q, k_cache, _ = step.twin(True)
@@ -222,10 +248,10 @@ def test_padding_rows_and_slots_out_of_range_are_written_nowhere() -> None:
 
 
 def caches(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return drawn(7, 3, 5, 24, dtype=dtype), drawn(7, 3, 5, 24, seed=1, dtype=dtype)
+    return drawn(7, 3, 5, 24).to(dtype), drawn(7, 3, 5, 24, seed=1).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, FP8])
 def test_kv_copy(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wideseek_kernels.on_triton.kv_pages.BLOCK", 128)  # several programs a page
     k_cache, v_cache = caches(dtype)
@@ -233,17 +259,19 @@ def test_kv_copy(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     sources, targets = torch.tensor([2, 6, 2, 99]), torch.tensor([4, 0, 1, 3])
     reference.kv_copy(*expected, sources[:3].to(DEVICE), targets[:3].to(DEVICE))
     kv_copy(k_cache, v_cache, sources.to(DEVICE), targets.to(DEVICE))
-    assert torch.equal(k_cache, expected[0]) and torch.equal(v_cache, expected[1])
+    assert torch.equal(as_bytes(k_cache), as_bytes(expected[0]))
+    assert torch.equal(as_bytes(v_cache), as_bytes(expected[1]))
     kv_copy(k_cache, v_cache, sources[:0].to(DEVICE), targets[:0].to(DEVICE))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, FP8])
 def test_kv_gather(dtype: torch.dtype) -> None:
     k_cache, v_cache = caches(dtype)
     slots = torch.tensor([34, 0, 7, 7, 35], device=DEVICE)
     k, v = kv_gather(k_cache, v_cache, slots)
     expected = reference.kv_gather(k_cache, v_cache, slots[:4])
-    assert torch.equal(k[:4], expected[0]) and torch.equal(v[:4], expected[1])
+    for ours, twin in ((k, expected[0]), (v, expected[1])):
+        assert torch.equal(as_bytes(ours[:4]), as_bytes(twin))
     assert k[4].isnan().all() and v[4].isnan().all()
     assert kv_gather(k_cache, v_cache, slots[:0])[0].shape == (0, 3, 24)
 

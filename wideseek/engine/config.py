@@ -6,9 +6,10 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
-    """How an Engine uses its machine. None of these changes which tokens come out, `dtype` apart.
+    """How an Engine uses its machine. None of these changes which tokens come out, dtype and kv_dtype apart.
 
     dtype "auto" is float32 on a CPU and bfloat16 on CUDA; device "auto" is CUDA where there is one.
+    kv_dtype "auto" keeps keys and values in dtype, "fp8" in e4m3: a byte each, rounded to within 2^-4.
     page_size: tokens of one KV page, a power of two up to 512.
     kv_memory_gb, num_pages: size of the KV pool in GiB or in pages; neither: what max_num_seqs full
     contexts need, at most an eighth of the machine's memory (CUDA: four fifths of what is free).
@@ -19,6 +20,7 @@ class EngineConfig:
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
+    kv_dtype: Literal["auto", "fp8"] = "auto"
     page_size: int = 64
     kv_memory_gb: float | None = None
     num_pages: int | None = None
@@ -31,6 +33,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype must be auto, float32 or bfloat16, not {self.dtype!r}")
+        if self.kv_dtype not in ("auto", "fp8"):
+            raise ValueError(f"kv_dtype must be auto or fp8, not {self.kv_dtype!r}")
         if not 1 <= self.page_size <= 512 or self.page_size & (self.page_size - 1):
             raise ValueError(f"page_size must be a power of two up to 512, not {self.page_size}")
         if self.kv_memory_gb is not None and self.num_pages is not None:

@@ -64,7 +64,7 @@ class Engine:
             max_batch_tokens=config.max_batch_tokens,
             max_draft_tokens=config.max_draft_tokens,
         )
-        self._runner, self._weights = self._parts(model, num_pages, config.page_size)
+        self._runner, self._weights = self._parts(model, config, num_pages)
         self._page_size = config.page_size
         self._decode = decode
         self._weight_version = 0
@@ -230,11 +230,10 @@ class Engine:
         self.close()
 
     def _parts(
-        self, model: Qwen3, num_pages: int, page_size: int
+        self, model: Qwen3, config: EngineConfig, num_pages: int
     ) -> tuple[ModelRunner, WeightSwap]:
         """Who computes and who takes new weights; of several ranks, on behalf of all."""
-        runner = ModelRunner(model, num_pages=num_pages, page_size=page_size)
-        return runner, WeightSwap(model)
+        return ModelRunner(model, config, num_pages), WeightSwap(model)
 
     def _sequence(
         self, token_ids: ReadOnly[int], sampling: Sampling, session: str = ""

@@ -6,6 +6,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
+from wideseek_kernels.kv_cache import FP8, as_bytes
 from wideseek_kernels.paged_attention import plan_attention, row_tile
 from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
@@ -33,13 +34,18 @@ def placement(config: EngineConfig) -> tuple[str, torch.dtype]:
     return device, getattr(torch, dtype)
 
 
+def kv_dtype(model: Qwen3, config: EngineConfig) -> torch.dtype:
+    """What keys and values are kept in."""
+    return FP8 if config.kv_dtype == "fp8" else model.model.embed_tokens.weight.dtype
+
+
 def kv_pages_that_fit(model: Qwen3, config: EngineConfig, max_model_len: int) -> int:
     """Pages of the KV pool that `config` asks for; ValueError if that is none."""
     if config.num_pages is not None:
         return config.num_pages
     shape, weight = model.config, model.model.embed_tokens.weight
-    token_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * weight.element_size()
-    page_bytes = config.page_size * token_bytes
+    token_size = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
+    page_bytes = config.page_size * token_size * kv_dtype(model, config).itemsize
     if config.kv_memory_gb is not None:
         num_pages = int(config.kv_memory_gb * 2**30) // page_bytes
         if num_pages == 0:
@@ -59,25 +65,27 @@ Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class ModelRunner:
-    """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model.
+    """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model, in kv_dtype.
 
     Rows are padded to multiples of `row_tile`, without which the number of batch mates would change
     the last bits of a token's logits.
     """
 
-    def __init__(self, model: Qwen3, *, num_pages: int, page_size: int) -> None:
-        config, weight = model.config, model.model.embed_tokens.weight
-        shape = (config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)
+    def __init__(self, model: Qwen3, config: EngineConfig, num_pages: int) -> None:
+        sizes, weight = model.config, model.model.embed_tokens.weight
+        page_size = config.page_size
+        shape = (sizes.num_layers, num_pages, sizes.num_kv_heads, page_size, sizes.head_dim)
         self.model = model
         self._page_size = page_size
         self._device = weight.device
+        self._dtype = weight.dtype
         self._row_tile = row_tile(weight.device, weight.dtype)
         self.prepare_seconds = self.sample_seconds = 0.0
         """What the last step spent on inputs and plan, and on logits and sampling."""
         self._samplings: list[Sampling] = []
         self._columns = self._columns_of([])
         # Zeros, not noise: masked keys are multiplied by 0, which does not silence a NaN.
-        self._k_cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self._k_cache = torch.zeros(shape, dtype=kv_dtype(model, config), device=weight.device)
         self._v_cache = torch.zeros_like(self._k_cache)
         self._kv_shape = self._k_cache.shape
         self._graphs = self._new_graphs()
@@ -132,13 +140,15 @@ class ModelRunner:
         begun = perf_counter()
         if len(inputs.copies):
             sources, targets = torch.from_numpy(inputs.copies).to(self._device).T
-            for cache in (self._k_cache, self._v_cache):
+            for cache in (as_bytes(self._k_cache), as_bytes(self._v_cache)):
                 cache[:, targets] = cache[:, sources]
         tokens, positions, slots = (
             torch.from_numpy(column).to(self._device)
             for column in (inputs.tokens, inputs.positions, inputs.slots)
         )
-        plan = plan_attention(inputs.pages, inputs.kv_lens, inputs.q_lens, self._k_cache[0])
+        plan = plan_attention(
+            inputs.pages, inputs.kv_lens, inputs.q_lens, self._k_cache[0], self._dtype
+        )
         self.prepare_seconds += perf_counter() - begun
         if self._graphs is not None:
             hidden = self._graphs.run(tokens, positions, slots, plan)

@@ -47,7 +47,7 @@ def load_over_ranks(
         num_pages = group.least(kv_pages_that_fit(model, config, context))
         config = replace(config, num_pages=num_pages, kv_memory_gb=None)
         if group.rank > 0:
-            runner = RankRunner(model, num_pages=num_pages, page_size=config.page_size)
+            runner = RankRunner(model, config, num_pages)
             _follow(group, runner, RankWeights(model, group))
             return None
         engine = LeadingEngine(model, group, config, Renderer.load(path).decode)
@@ -68,8 +68,10 @@ class RankRunner(ModelRunner):
 class LeadingRunner(RankRunner):
     """Rank 0's: whatever it does, the others do as well. Logits and sampling are its own."""
 
-    def __init__(self, model: Qwen3, group: RankGroup, *, num_pages: int, page_size: int) -> None:
-        super().__init__(model, num_pages=num_pages, page_size=page_size)
+    def __init__(
+        self, model: Qwen3, group: RankGroup, config: EngineConfig, num_pages: int
+    ) -> None:
+        super().__init__(model, config, num_pages)
         self._group = group
 
     def forward(self, inputs: StepInputs) -> Tensor:
@@ -148,9 +150,9 @@ class LeadingEngine(Engine):
         self._group.close()
 
     def _parts(
-        self, model: Qwen3, num_pages: int, page_size: int
+        self, model: Qwen3, config: EngineConfig, num_pages: int
     ) -> tuple[ModelRunner, WeightSwap]:
-        runner = LeadingRunner(model, self._group, num_pages=num_pages, page_size=page_size)
+        runner = LeadingRunner(model, self._group, config, num_pages)
         return runner, LeadingWeights(model, self._group)
 
 

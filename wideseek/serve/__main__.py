@@ -60,6 +60,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--api-key", metavar="KEY", help="better set WIDESEEK_API_KEY: others can read arguments")
     add("--max-model-len", type=positive_int, metavar="N", help="longest context in tokens")
     add("--dtype", choices=get_args(Dtype), default="auto", help="number format of the weights")
+    add(
+        "--kv-cache-dtype",
+        choices=("auto", "fp8"),
+        default="auto",
+        help="fp8: keys and values in one byte each, less exactly",
+    )
     add("--max-num-seqs", type=positive_int, default=128, metavar="N", help="(default: 128)")
     add("--corpus", metavar="FILE", help="pages to search (default: the bundled atlas)")
     add("--max-agents", type=positive_int, metavar="N", help="most subagents a call (default: 10)")
@@ -157,6 +163,7 @@ def load_model(options: argparse.Namespace) -> LocalModel | None:
     name = options.served_model_name or name_of(options.model)
     config = EngineConfig(
         dtype=options.dtype,
+        kv_dtype=options.kv_cache_dtype,
         max_model_len=options.max_model_len,
         max_num_seqs=options.max_num_seqs,
     )

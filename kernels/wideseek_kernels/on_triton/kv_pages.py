@@ -1,4 +1,7 @@
-"""Pages and slots of the caches moved in Triton. Bound by memory: each byte is read and written once."""
+"""Pages and slots of the caches moved in Triton. Bound by memory: each byte is read and written once.
+
+Caches in fp8 come as their bytes.
+"""
 
 import torch
 import triton
@@ -96,8 +99,9 @@ def kv_gather_kernel(
     inside = (heads < KV_HEADS) & (dims < HEAD_DIM)
     cell = (slot // PAGE_SIZE * KV_HEADS + heads) * PAGE_SIZE + slot % PAGE_SIZE
     at = cell * HEAD_DIM + dims
+    NAN: tl.constexpr = 0x7F if k_cache_ptr.dtype.element_ty == tl.uint8 else float("nan")
     to = token * KV_HEADS * HEAD_DIM + heads * HEAD_DIM + dims
     if tl.program_id(1) == 0:
-        tl.store(k_ptr + to, tl.load(k_cache_ptr + at, inside & known, float("nan")), inside)
+        tl.store(k_ptr + to, tl.load(k_cache_ptr + at, inside & known, NAN), inside)
     else:
-        tl.store(v_ptr + to, tl.load(v_cache_ptr + at, inside & known, float("nan")), inside)
+        tl.store(v_ptr + to, tl.load(v_cache_ptr + at, inside & known, NAN), inside)

@@ -1,7 +1,8 @@
 """qk-norm, rotation and the writing of keys and values in one Triton kernel.
 
-One program a token. T tokens of b bytes an element move T (2H + 4KV) D b and 8TD for the tables;
-bound by memory, and below some thousand tokens by the launch.
+One program a token. T tokens of b bytes an element move T (2H + 4KV) D b and 8TD for the tables, or
+T (2H + 2KV) D b + 2 T KV D and these into caches in fp8, which come as their bytes; bound by memory,
+and below some thousand tokens by the launch.
 """
 
 import torch
@@ -109,13 +110,29 @@ def norm_rotary_kv_write_kernel(
         k_left, k_right = _turned(
             k_ptr, k_weight_ptr, cos_ptr, sin_ptr, kv_heads, dims, eps, KV_HEADS, HALF
         )
+        value_ptr = v_ptr + token * v_stride + kv_heads * HEAD_DIM + dims
+        v_left = tl.load(value_ptr, kv_inside, 0.0)
+        v_right = tl.load(value_ptr + HALF, kv_inside, 0.0)
+        if k_cache_ptr.dtype.element_ty == tl.uint8:
+            dtype: tl.constexpr = k_ptr.dtype.element_ty
+            k_left, k_right = _quantised(k_left.to(dtype)), _quantised(k_right.to(dtype))
+            v_left, v_right = _quantised(v_left), _quantised(v_right)
         tl.store(k_cache_ptr + kv_at, k_left, kv_inside & known)
         tl.store(k_cache_ptr + kv_at + HALF, k_right, kv_inside & known)
-        value_ptr = v_ptr + token * v_stride + kv_heads * HEAD_DIM + dims
-        tl.store(v_cache_ptr + kv_at, tl.load(value_ptr, kv_inside), kv_inside & known)
-        tl.store(
-            v_cache_ptr + kv_at + HALF, tl.load(value_ptr + HALF, kv_inside), kv_inside & known
-        )
+        tl.store(v_cache_ptr + kv_at, v_left, kv_inside & known)
+        tl.store(v_cache_ptr + kv_at + HALF, v_right, kv_inside & known)
+
+
+@triton.jit
+def _quantised(x):
+    """The bytes of `reference.quantised`. By hand, for Triton's interpreter loses carries, small numbers and NaN."""
+    x = x.to(tl.float32)
+    size = tl.minimum(tl.abs(x), 448.0)
+    bits = size.to(tl.uint32, bitcast=True)
+    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)
+    steps = (size + 16384.0).to(tl.uint32, bitcast=True) & 0xF  # of 2^-9, the last digit of the sum
+    rounded = tl.where(x == x, tl.where(size < 0.015625, steps, normal), 0x7F)
+    return (rounded | (x.to(tl.uint32, bitcast=True) >> 24) & 0x80).to(tl.uint8)
 
 
 @triton.jit

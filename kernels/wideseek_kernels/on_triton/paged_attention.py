@@ -3,9 +3,10 @@
 One program an item of the plan and a key head: up to TOKENS queries times the query heads of the key
 head, packed as rows, against tiles of 64 keys. A row's softmax is summed up chunk by chunk of absolute
 key positions, and chunks are folded in their order, here or in merge_kernel: the same bits however a
-step is cut. Each item reads its keys and values once, 4 D b bytes a key head and key of b bytes an
-element against 4 D FLOPs a row: decoding is bound by memory, prefill by the tensor cores. Partials add
-2 (D + 2) 4 bytes a row and chunk that another item reads.
+step is cut. Each item reads its keys and values once, 2 D b bytes a key head and key of b bytes an
+element (fp8: 1; they come as bytes, and become numbers of the dtype of q) against 4 D FLOPs a row:
+decoding is bound by memory, prefill by the tensor cores. Partials add 2 (D + 2) 4 bytes a row and
+chunk that another item reads.
 """
 
 import math
@@ -137,7 +138,7 @@ def attention_kernel(
         keys = tile * TILE + tl.arange(0, TILE)
         k, v = _read(
             k_cache_ptr, v_cache_ptr, pages_ptr, page, tile, keys, keys < most,
-            head, KV_HEADS, PAGE_SIZE, HEAD_DIM, TILE
+            head, KV_HEADS, PAGE_SIZE, HEAD_DIM, TILE, q.dtype
         )  # fmt: skip
         page = tl.load(pages_ptr + (tile + 1) * TILE // PAGE_SIZE, tile + 1 < tile_to, 0)
         masked = (tile + 1) * TILE > least
@@ -261,6 +262,7 @@ def _read(
     PAGE_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):
     """The keys and values of a tile, 0 where not seen; page: the one in which it begins."""
     dims = tl.arange(0, HEAD_DIM)
@@ -272,8 +274,11 @@ def _read(
     else:
         cells = tl.load(pages_ptr + keys // PAGE_SIZE, seen, 0) * KV_HEADS + head
         at = (cells * PAGE_SIZE + keys % PAGE_SIZE)[:, None] * HEAD_DIM + dims
-    k = tl.load(k_cache_ptr + at, seen[:, None], 0.0)
-    return k, tl.load(v_cache_ptr + at, seen[:, None], 0.0)
+    k, v = tl.load(k_cache_ptr + at, seen[:, None], 0), tl.load(v_cache_ptr + at, seen[:, None], 0)
+    if k.dtype == tl.uint8:  # e4m3: the same numbers in more bytes
+        k = k.to(tl.float8e4nv, bitcast=True).to(DTYPE)
+        v = v.to(tl.float8e4nv, bitcast=True).to(DTYPE)
+    return k, v
 
 
 @triton.jit
