@@ -52,7 +52,8 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
 
 def quantised(x: Tensor) -> Tensor:
     """x in fp8: rounded to nearest even, at most FP8_MAX either way; a NaN stays one."""
-    return x.clamp(-FP8_MAX, FP8_MAX).to(FP8)  # which of itself gives NaN beyond in some versions of torch
+    # Some versions of torch make NaN of what is beyond.
+    return x.clamp(-FP8_MAX, FP8_MAX).to(FP8)
 
 
 def kv_copy(k_cache: Tensor, v_cache: Tensor, sources: Tensor, targets: Tensor) -> None:

@@ -206,7 +206,7 @@ def test_others_are_not_served_without_a_key(
         (["--max-num-seqs", "0"], "--max-num-seqs"),
         (["--corpus", "/nowhere.sqlite"], "/nowhere.sqlite"),
         (["--dtype", "int3"], "--dtype"),
-        (["--kv-cache-dtype", "int8"], "--kv-cache-dtype"),
+        (["--kv-cache-dtype", "int8"], "--kv-cache-dtype: invalid choice"),
         (["--runs-dir", "/proc"], "--runs-dir /proc"),  # a folder that nobody can write to
     ],
 )
