@@ -25,10 +25,6 @@
 namespace wideseek::sm90 {
 namespace {
 
-__device__ __forceinline__ int rounds_of(const Step& step) {
-    return (step.num_items * step.num_kv + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
-}
-
 // One thread: the boxes of a tile, as far as some query of the item sees keys of them. What lies beyond stays as it was:
 // scores of it are hidden, and values of it zeroed by those who compute.
 template <int D>
@@ -51,10 +47,10 @@ __device__ __forceinline__ void fetch(const Step& step, const CUtensorMap& map, 
 template <int D>
 __device__ __forceinline__ void load_tiles(const CUtensorMap& keys, const CUtensorMap& values, const Step& step,
                                            Room<D>& room) {
-    const int lane = threadIdx.x & 31, rounds = rounds_of(step);
+    const int lane = threadIdx.x & 31, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
     int loaded = 0;
     for (int round = 0; round < rounds; ++round) {
-        const Work work = work_of(step, round);
+        const Work work = work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x);
         if (!work.real) break;
         const Item item = item_of(step, work.item);
         int most = 0;
@@ -79,9 +75,9 @@ __device__ __forceinline__ void load_tiles(const CUtensorMap& keys, const CUtens
 template <typename T, int D>
 __device__ __forceinline__ void load_queries(const Step& step, Room<D>& room) {
     constexpr int PIECES = D / 8;
-    const int lane = threadIdx.x & 31, rounds = rounds_of(step);
+    const int lane = threadIdx.x & 31, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
     for (int round = 0; round < rounds; ++round) {
-        const Work work = work_of(step, round);
+        const Work work = work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x);
         if (!work.real) break;
         const int buffer = round & 1;
         wait(shared_address(&room.q_empty[buffer]), round >> 1 & 1 ^ 1);
@@ -89,12 +85,12 @@ __device__ __forceinline__ void load_queries(const Step& step, Room<D>& room) {
         int most = 0, least = INT_MAX;
 #pragma unroll 1
         for (int index = lane; index < ROWS >> step.shift; index += 32) {
-            int4 fact = {-1, 0, -1, 0};
+            Fact fact = {-1, 0, -1, 0};
             if (item.token_from + index < item.token_to) {
                 const int64_t* token = step.tokens + 4 * static_cast<int64_t>(item.token_from + index);
                 fact = {static_cast<int>(token[0]), static_cast<int>(token[1]), static_cast<int>(token[2]),
                         static_cast<int>(token[3])};
-                most = max(most, fact.y), least = min(least, fact.y);
+                most = max(most, fact.limit), least = min(least, fact.limit);
             }
             room.facts[buffer][index] = fact;
         }
@@ -106,7 +102,7 @@ __device__ __forceinline__ void load_queries(const Step& step, Room<D>& room) {
 #pragma unroll 2
         for (int row = lane / PIECES; row < ROWS; row += 32 / PIECES) {
             const Row at = row_of(step, room.facts[buffer], work.head, row);
-            const int64_t place = at.inside ? static_cast<int64_t>(at.fact.x) * step.heads + at.head : 0;
+            const int64_t place = at.inside ? static_cast<int64_t>(at.fact.row) * step.heads + at.head : 0;
             copy_16(to + row / GROUP_ROWS * Room<D>::TILE_BYTES + piece / 8 * Room<D>::BLOCK +
                         swizzled(row % GROUP_ROWS, piece % 8),
                     static_cast<const T*>(step.q) + place * D + piece * 8, at.inside);
@@ -161,10 +157,9 @@ template <typename T, int D, bool TURNS>
 __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buffer, int self, int& used) {
     constexpr int STAGES = Room<D>::STAGES;
     const Held held = room.held[buffer];
-    const int4* facts = room.facts[buffer];
-    const int lane = threadIdx.x & 31;
-    const int row = self * GROUP_ROWS + (threadIdx.x / 32 & 3) * 16 + lane / 4;
-    const int limits[2] = {facts[row >> step.shift].y, facts[(row + 8) >> step.shift].y};
+    const Fact* facts = room.facts[buffer];
+    const int row = self * GROUP_ROWS + first_row(threadIdx.x);
+    const int limits[2] = {facts[row >> step.shift].limit, facts[(row + 8) >> step.shift].limit};
     const uint32_t queries = shared_address(room.q[buffer][self]);
     float folded[D / 2] = {}, acc[D / 2] = {}, scores[32] = {}, again[2];
     uint32_t weights[16];
@@ -178,7 +173,7 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
             keep<D>(step, facts, held.head, row, chunk, acc, of);
     };
     auto weighed = [&](int tile) {
-        if ((tile + 1) * TILE > held.least) hide(scores, tile * TILE + 2 * (lane & 3), limits);
+        if ((tile + 1) * TILE > held.least) hide(scores, tile * TILE + first_column(threadIdx.x), limits);
         weigh(scores, part, again, step.scale);
     };
 
@@ -238,10 +233,11 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
 
 template <typename T, int D, bool TURNS>
 __device__ __forceinline__ void compute(const Step& step, Room<D>& room) {
-    const int self = threadIdx.x / 128 - 1, rounds = rounds_of(step);
+    const int self = threadIdx.x / 128 - 1, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
     int used = 0;
     if (TURNS && self == 1) announce(TURN, COMPUTING);
-    for (int round = 0; round < rounds && work_of(step, round).real; ++round) {
+    for (int round = 0; round < rounds; ++round) {
+        if (!work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x).real) break;
         const int buffer = round & 1;
         wait(shared_address(&room.q_full[buffer]), round >> 1 & 1);
         if (room.held[buffer].tile_from < room.held[buffer].tile_to) attend<T, D, TURNS>(step, room, buffer, self, used);
@@ -345,10 +341,10 @@ int launch(const WideseekAttentionSm90& given, const Step& step, int blocks, cud
     int failed = map_of<T, D>(keys, given.k_cache, given);
     if (!failed) failed = map_of<T, D>(values, given.v_cache, given);
     if (failed) return failed;
-    constexpr int BYTES = sizeof(Room<D>) + 1024;  // so that it can begin at a multiple of 1024
-    cudaError_t error = cudaFuncSetAttribute(attention<T, D, TURNS>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
+    cudaError_t error = cudaFuncSetAttribute(attention<T, D, TURNS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             ASKED_BYTES<D>);
     if (error != cudaSuccess) return WIDESEEK_SM90_CUDA + error;
-    if (given.num_items > 0) attention<T, D, TURNS><<<blocks, THREADS, BYTES, stream>>>(keys, values, step);
+    if (given.num_items > 0) attention<T, D, TURNS><<<blocks, THREADS, ASKED_BYTES<D>, stream>>>(keys, values, step);
     const int64_t warps = given.num_merges * given.num_heads;
     if (warps > 0)
         merge<T, D><<<static_cast<unsigned>((warps + 3) / 4), 128, 0, stream>>>(step, given.merges,
@@ -357,11 +353,14 @@ int launch(const WideseekAttentionSm90& given, const Step& step, int blocks, cud
     return error == cudaSuccess ? WIDESEEK_SM90_DONE : WIDESEEK_SM90_CUDA + error;
 }
 
+template <typename T, int D>
+int launch(const WideseekAttentionSm90& given, const Step& step, int blocks, cudaStream_t stream) {
+    return given.turns ? launch<T, D, true>(given, step, blocks, stream) : launch<T, D, false>(given, step, blocks, stream);
+}
+
 template <typename T>
 int launch(const WideseekAttentionSm90& given, const Step& step, int blocks, cudaStream_t stream) {
-    if (given.head_dim == 64)
-        return given.turns ? launch<T, 64, true>(given, step, blocks, stream) : launch<T, 64, false>(given, step, blocks, stream);
-    return given.turns ? launch<T, 128, true>(given, step, blocks, stream) : launch<T, 128, false>(given, step, blocks, stream);
+    return given.head_dim == 64 ? launch<T, 64>(given, step, blocks, stream) : launch<T, 128>(given, step, blocks, stream);
 }
 
 }  // namespace
@@ -382,21 +381,12 @@ int wideseek_attention_sm90(const WideseekAttentionSm90* of) {
     int processors = 0;
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, given.device);
     if (error != cudaSuccess) return WIDESEEK_SM90_CUDA + error;
-    const wideseek::sm90::Step step = {given.q,
-                                       given.out,
-                                       given.lse,
-                                       given.partials,
-                                       given.states,
-                                       given.items,
-                                       given.tokens,
-                                       given.pages,
-                                       static_cast<int>(given.num_items),
-                                       static_cast<int>(given.num_heads),
-                                       static_cast<int>(given.num_kv),
-                                       static_cast<int>(group),
-                                       shift,
-                                       static_cast<int>(given.page_size),
-                                       static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(given.head_dim)))};
+    wideseek::sm90::Step step = {given.q, given.out, given.lse, given.partials, given.states,
+                                 given.items, given.tokens, given.pages};
+    step.num_items = static_cast<int>(given.num_items), step.heads = static_cast<int>(given.num_heads);
+    step.num_kv = static_cast<int>(given.num_kv), step.page_size = static_cast<int>(page);
+    step.group = static_cast<int>(group), step.shift = shift;
+    step.scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(given.head_dim)));
     const int blocks = static_cast<int>(std::min<int64_t>(processors, given.num_items * given.num_kv));
     const auto stream = static_cast<cudaStream_t>(given.stream);
     return given.is_bf16 ? wideseek::sm90::launch<__nv_bfloat16>(given, step, blocks, stream)

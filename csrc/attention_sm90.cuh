@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hopper.cuh"
+#include "layout_sm90.cuh"
 
 #include <climits>
 #include <cmath>
@@ -11,15 +12,6 @@ namespace wideseek::sm90 {
 
 using namespace hopper;
 
-constexpr int TILE = 64;          // keys of a product; wideseek_kernels.work_list has the same
-constexpr int CHUNK_TILES = 4;    // tiles summed up by themselves; wideseek_kernels.launch_plan has the same
-constexpr int CHUNK = TILE * CHUNK_TILES;
-constexpr int GROUP_ROWS = 64;    // rows of a warpgroup's product
-constexpr int ROWS = 128;         // rows of an item: two warpgroups
-constexpr int THREADS = 384;      // one warpgroup that loads, two that compute
-constexpr int COMPUTING = 256;
-constexpr int WARPS_COMPUTING = COMPUTING / 32;
-constexpr int LOADING_REGISTERS = 56, COMPUTING_REGISTERS = 224;  // 128 x 56 + 256 x 224 of 65,536
 constexpr int TURN = 1, ZEROED = 3;  // named barriers; TURN + warpgroup
 
 // One step, as wideseek_kernels.launch_plan has it; heads of q and out are key head x group + member.
@@ -44,49 +36,17 @@ __device__ __forceinline__ Item item_of(const Step& step, int index) {
             step.pages + row[2]};
 }
 
-// Items of one key head after those of another, so that blocks at work at a time read the same keys. Back and forth over
-// the blocks: items come longest first, and whoever had the longest of a round gets the shortest of the next.
-struct Work {
-    int item, head;
-    bool real;
-};
-
-__device__ __forceinline__ Work work_of(const Step& step, int round) {
-    const int blocks = gridDim.x, block = blockIdx.x;
-    const int index = round * blocks + (round & 1 ? blocks - 1 - block : block);
-    return {index % step.num_items, index / step.num_items, index < step.num_items * step.num_kv};
-}
-
-// What those who compute must know of an item; least: keys that every row sees.
-struct Held {
-    int tile_from, tile_to, most, least, head;
-};
-
-// Shared memory. A tile is D / 64 blocks of 64 swizzled rows, side by side in the head's dimension.
-template <int D>
-struct Room {
-    static constexpr int BLOCKS = D / SWIZZLED_COLUMNS;
-    static constexpr int BLOCK = TILE * SWIZZLED_ROW;
-    static constexpr int TILE_BYTES = BLOCKS * BLOCK;
-    static constexpr int STAGES = 512 / D;
-    unsigned char q[2][2][TILE_BYTES];  // of this item and the next, of each warpgroup
-    unsigned char k[STAGES][TILE_BYTES], v[STAGES][TILE_BYTES];
-    int4 facts[2][ROWS];  // of a token: row of q or -1, keys it sees, first partial or -1, chunks that this one holds
-    Held held[2];
-    uint64_t q_full[2], q_empty[2], k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
-};
-
 // Of one of an item's rows: its token's facts, its query head, whether there is such a row.
 struct Row {
-    int4 fact;
+    Fact fact;
     int head;
     bool inside;
 };
 
-__device__ __forceinline__ Row row_of(const Step& step, const int4* facts, int key_head, int row) {
-    const int4 fact = facts[row >> step.shift];
+__device__ __forceinline__ Row row_of(const Step& step, const Fact* facts, int key_head, int row) {
+    const Fact fact = facts[row >> step.shift];
     const int member = row & ((1 << step.shift) - 1);
-    return {fact, key_head * step.group + member, fact.x >= 0 && member < step.group};
+    return {fact, key_head * step.group + member, fact.row >= 0 && member < step.group};
 }
 
 __device__ __forceinline__ float exp2_of(float x) {
@@ -135,11 +95,11 @@ __device__ __forceinline__ void whole(State& state) {
     }
 }
 
-// Keys from a row's limit on weigh nothing. first: this thread's first key.
+// Keys from a row's limit on weigh nothing. first: the first key of this thread.
 __device__ __forceinline__ void hide(float (&scores)[32], int first, const int (&limits)[2]) {
 #pragma unroll
     for (int i = 0; i < 32; ++i)
-        if (first + 8 * (i / 4) + (i & 1) >= limits[i / 2 & 1]) scores[i] = -INFINITY;
+        if (first + next_column(i) >= limits[second_row(i)]) scores[i] = -INFINITY;
 }
 
 // Scores become weights; again: by what the sums of earlier tiles of the chunk are to be scaled.
@@ -177,7 +137,7 @@ __device__ __forceinline__ void pack(uint32_t (&weights)[16], const float (&scor
 template <int COUNT>
 __device__ __forceinline__ void scale_rows(float (&acc)[COUNT], const float (&by)[2]) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) acc[i] = __fmul_rn(acc[i], by[i / 2 & 1]);
+    for (int i = 0; i < COUNT; ++i) acc[i] = __fmul_rn(acc[i], by[second_row(i)]);
 }
 
 template <int COUNT>
@@ -187,21 +147,21 @@ __device__ __forceinline__ void fold(float (&folded)[COUNT], State& state, const
     for (int half = 0; half < 2; ++half)
         by[half] = join(state.top[half], state.total[half], later.top[half], later.total[half]);
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) folded[i] = joined(folded[i], acc[i], by[i / 2 & 1]);
+    for (int i = 0; i < COUNT; ++i) folded[i] = joined(folded[i], acc[i], by[second_row(i)]);
 }
 
 // Stores what a chunk came to for the rows that keep partials, -1 being what was folded. row: this thread's first one.
 template <int D>
-__device__ __forceinline__ void keep(const Step& step, const int4* facts, int key_head, int row, int chunk,
+__device__ __forceinline__ void keep(const Step& step, const Fact* facts, int key_head, int row, int chunk,
                                      const float (&acc)[D / 2], const State& state) {
     const int lane = threadIdx.x & 31;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const Row at = row_of(step, facts, key_head, row + 8 * half);
-        if (!at.inside || at.fact.z < 0 || at.fact.y <= chunk * CHUNK) continue;
-        const int slot = at.fact.z + (chunk < 0 ? 0 : chunk + 1 - at.fact.w);
+        if (!at.inside || at.fact.first < 0 || at.fact.limit <= chunk * CHUNK) continue;
+        const int slot = at.fact.first + (chunk < 0 ? 0 : chunk + 1 - at.fact.folded);
         const int64_t place = static_cast<int64_t>(slot) * step.heads + at.head;
-        float* to = step.partials + place * D + 2 * (lane & 3);
+        float* to = step.partials + place * D + first_column(lane);
 #pragma unroll
         for (int j = 0; j < D / 8; ++j)
             *reinterpret_cast<float2*>(to + 8 * j) = {acc[4 * j + 2 * half], acc[4 * j + 2 * half + 1]};
@@ -229,14 +189,14 @@ __device__ __forceinline__ void across_lanes(uint32_t (&words)[4], int lane) {
 
 // The results of the rows of which nobody keeps partials, 16 bytes a lane. row: this thread's first one.
 template <typename T, int D>
-__device__ __forceinline__ void give(const Step& step, const int4* facts, int key_head, int row, const float (&acc)[D / 2],
+__device__ __forceinline__ void give(const Step& step, const Fact* facts, int key_head, int row, const float (&acc)[D / 2],
                                      const State& state) {
     const int lane = threadIdx.x & 31;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const Row at = row_of(step, facts, key_head, row + 8 * half);
-        const bool done = at.inside && at.fact.z < 0;
-        const int64_t place = static_cast<int64_t>(at.fact.x) * step.heads + at.head;
+        const bool done = at.inside && at.fact.first < 0;
+        const int64_t place = static_cast<int64_t>(at.fact.row) * step.heads + at.head;
         const float by = inverse(state.total[half]);
         T* to = static_cast<T*>(step.out) + place * D + 8 * (lane & 3);
 #pragma unroll

@@ -11,33 +11,6 @@
 
 namespace wideseek::hopper {
 
-// Rows of 64 16-bit numbers, 128 bytes, whose eight 16-byte pieces change places by the row: piece c of row r lies at
-// c ^ (r % 8). The copy engine writes it and the tensor cores read it; a tile of it begins at a multiple of 1024 bytes.
-constexpr int SWIZZLED_COLUMNS = 64;
-constexpr int SWIZZLED_ROW = 128;
-constexpr int SWIZZLED_EIGHT = 8 * SWIZZLED_ROW;
-
-__device__ __forceinline__ uint32_t swizzled(int row, int piece) { return row * SWIZZLED_ROW + ((piece ^ (row & 7)) << 4); }
-
-// Addresses and distances of a descriptor are in 16 bytes. Bits 0-13 address, 16-29 leading distance, 32-45 stride
-// distance, 49-51 where the pattern of eight rows begins (0: tiles lie at multiples of 1024), 62-63 swizzle (1: 128 bytes).
-constexpr uint64_t descriptor_base(uint64_t leading, uint64_t stride) {
-    return (leading >> 4) << 16 | (stride >> 4) << 32 | uint64_t{1} << 62;
-}
-
-// Rows are rows of the product, columns are what is summed over (K-major): eights of rows lie `stride` apart, the leading
-// distance is not read. A step of 16 columns is 32 bytes further within the swizzled row.
-constexpr uint64_t BY_ROWS = descriptor_base(0, SWIZZLED_EIGHT);
-constexpr int STEP_BY_ROWS = 32 >> 4;
-
-// Rows are what is summed over, columns are columns of the product (MN-major): eights of rows lie `stride` apart, blocks of
-// 64 columns `leading`. A step of 16 rows is two eights further.
-template <int LEADING>
-constexpr uint64_t BY_COLUMNS = descriptor_base(LEADING, SWIZZLED_EIGHT);
-constexpr int STEP_BY_COLUMNS = 2 * SWIZZLED_EIGHT >> 4;
-
-__device__ __forceinline__ uint64_t descriptor(uint64_t base, uint32_t address) { return base | (address & 0x3FFFF) >> 4; }
-
 __device__ __forceinline__ uint32_t shared_address(const void* at) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(at));
 }
@@ -74,12 +47,12 @@ __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
     } while (!done);
 }
 
-// The box at (column, row, page) of a tensor of three dimensions; its bytes count for the barrier, also those beyond an edge.
+// The box at (column, row, page) of a tensor of three dimensions; its bytes count for the barrier.
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, int column, int row, int page,
                                          uint32_t barrier) {
     asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
-        "l"(map), "r"(column), "r"(row), "r"(page), "r"(barrier)
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+        ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(page), "r"(barrier)
         : "memory");
 }
 
@@ -154,8 +127,7 @@ __device__ __forceinline__ void pin(X (&x)[COUNT]) {
     "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 // out [64, 64] = a [64, 16] bT [64, 16], added to out if `add`: both by rows in shared memory.
-// Thread t of the warpgroup has rows 16 (t / 32) + t % 32 / 4 + {0, 8}, columns 8 j + 2 (t % 4) + {0, 1}:
-// out[4 j + 2 (second row) + (second column)].
+// Who has which of its numbers: layout_sm90.cuh.
 #define WIDESEEK_SCORES(TYPE)                                                                                          \
     asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %34, 0;\n\t"                                                     \
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {" WIDESEEK_NAMES_32                     \
@@ -171,8 +143,8 @@ __device__ __forceinline__ void product(float (&out)[32], uint64_t a, uint64_t b
         WIDESEEK_SCORES("f16");
 }
 
-// out [64, 64 or 128] = a [64, 16] b [16, 64 or 128]: a in registers, b by columns in shared memory. Of a, the thread above has
-// a[2 (second eight columns) + (second row)], columns 2 (t % 4) + {0, 1} of the eight: where it has them of `out` above.
+// out [64, 64 or 128] = a [64, 16] b [16, 64 or 128]: a in registers, b by columns in shared memory. Of a, a thread has
+// a[2 (second eight columns) + (second row)], two columns each: those that it has of a result.
 #define WIDESEEK_VALUES(WIDTH, TYPE, NAMES, OUT, A0, A1, A2, A3, B, ADD)                                                \
     asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" ADD ", 0;\n\t"                                                \
                  "wgmma.mma_async.sync.aligned.m64n" WIDTH "k16.f32." TYPE "." TYPE " {" NAMES "}, {%" A0 ", %" A1      \

@@ -68,7 +68,7 @@ def plan_attention(
     """
     check("cache", cache, (None, None, None, None), cache.device, *FLOATS)
     _, num_kv, page_size, head_dim = cache.shape
-    pages = _checked(pages, kv_lens, q_lens, cache)
+    pages = checked_pages(pages, kv_lens, q_lens, cache)
     parts: WorkList | LaunchPlan | GatherPlan
     if head_dim in HEAD_DIMS and takes_csrc(cache):
         threads = torch.get_num_threads()
@@ -117,7 +117,7 @@ def _attend(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, *, with_lse: bool
 ) -> tuple[Tensor, Tensor]:
     """The result, and its log-sum-exp: anything where it is not wanted."""
-    _check(q, k_cache, v_cache, plan)
+    check_operands(q, k_cache, v_cache, plan)
     if isinstance(plan.parts, GatherPlan):
         out = reference_attention.paged_attention(q, k_cache, v_cache, plan.parts)
         if not with_lse:
@@ -164,7 +164,8 @@ def _programs(device: torch.device, num_kv: int) -> int:
     return max(1, 4 * torch.cuda.get_device_properties(device).multi_processor_count // num_kv)
 
 
-def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
+def check_operands(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
+    """ValueError naming what does not fit the plan, or the rest."""
     num_kv, head_dim = k_cache.shape[1], k_cache.shape[3]
     check("q", q, (None, None, head_dim), q.device, plan.cache_dtype)
     check("k_cache", k_cache, plan.cache_shape, q.device, q.dtype)
@@ -178,7 +179,7 @@ def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> 
             raise ValueError(f"{name} requires grad, and paged attention has none")
 
 
-def _checked(
+def checked_pages(
     pages: list[npt.NDArray[np.int64]], kv_lens: list[int], q_lens: list[int], cache: Tensor
 ) -> list[npt.NDArray[np.int64]]:
     """The pages that are read; ValueError where one is out of range or missing."""
