@@ -49,12 +49,6 @@ __device__ __forceinline__ Row row_of(const Step& step, const Fact* facts, int k
     return {fact, key_head * step.group + member, fact.row >= 0 && member < step.group};
 }
 
-__device__ __forceinline__ float exp2_of(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 // -inf - -inf is no number: what has seen no key is measured from 0, and weighs 0.
 __device__ __forceinline__ float base_of(float top) { return top == -INFINITY ? 0.0f : top; }
 

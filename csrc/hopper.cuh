@@ -1,5 +1,6 @@
 // What Hopper has beyond CUDA C++, one PTX instruction a function: barriers in shared memory, the copy engine (TMA), the
 // tensor cores' asynchronous products (wgmma). Shared memory is addressed by its 32-bit window address throughout.
+// tests/kernels/hopper_on_cpu has the same functions for a CPU.
 #pragma once
 
 #include <cuda.h>
@@ -171,6 +172,12 @@ __device__ __forceinline__ void product(float (&out)[64], const uint32_t* a, uin
         WIDESEEK_VALUES_128("bf16");
     else
         WIDESEEK_VALUES_128("f16");
+}
+
+__device__ __forceinline__ float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 // Two numbers rounded to nearest, the first in the lower half.
