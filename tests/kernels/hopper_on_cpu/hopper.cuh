@@ -1,6 +1,6 @@
 // csrc/hopper.cuh for a CPU, so that the kernel itself runs there: the threads of a block are fibers that take turns by
-// chance. Copies end, and products are computed, as late as they may: what was read too early or overwritten too soon is NaN
-// or wrong. Whoever breaks a rule, or a block in which all wait, ends the run with a line that says so.
+// chance. Copies end late; products are computed, block by block, as soon or as late as they may: what was read too early or
+// overwritten too soon is NaN or wrong. Whoever breaks a rule, or a block in which all wait, ends the run with a line.
 #pragma once
 
 #include <ucontext.h>
@@ -77,6 +77,7 @@ class Block {
   public:
     Index block_index, grid;
     Block(int threads, int block, int blocks, unsigned seed) : block_index{unsigned(block)}, grid{unsigned(blocks)}, chance(seed) {
+        soon = chance() % 2, slowness = chance() % 2 ? 2 : 100;
         fibers.resize(threads);
         for (int i = 0; i < MEMORY / 2; ++i) reinterpret_cast<uint16_t*>(memory)[i] = GONE;
     }
@@ -102,7 +103,7 @@ class Block {
                 if (!failure.empty()) broken(failure);
             }
             std::erase_if(alive, [&](int i) { return fibers[i].done; });
-            if (!pending.empty() && (progress == before || chance() % 2)) {
+            if (!pending.empty() && (progress == before || chance() % slowness == 0)) {
                 const size_t which = chance() % pending.size();
                 pending[which]();
                 pending.erase(pending.begin() + which), ++progress;
@@ -110,6 +111,7 @@ class Block {
             require(progress != before || alive.empty(), "all wait for ever");
         }
         require(pending.empty(), "a copy is still under way at the end");
+        for (const auto& one : meetings) require(one.second.arrived == 0, "a barrier still waits for someone at the end");
     }
 
     void until(const std::function<bool()>& over) {
@@ -142,6 +144,8 @@ class Block {
     std::map<uint32_t, int> dirty;  // 16 bytes of ordinary stores that the tensor cores may not see yet
     std::vector<Fiber> fibers;
     std::mt19937 chance;
+    bool soon;  // products are computed as soon as they may
+    unsigned slowness;
     int self = 0;
 
   private:
@@ -330,17 +334,28 @@ void fewer_registers() {}
 template <int>
 void more_registers() {}
 inline void before_products() { now->now_and_then(); }
-inline void end_of_group() { now->fiber().groups.push_back(std::move(now->fiber().open)), now->fiber().open.clear(); }
-template <int LEFT>
-void wait_for_groups() {
+// All threads of a warpgroup compute their part of its first `count` groups: one has the registers of another's rows.
+inline void compute_groups(size_t count, bool drop) {
     auto& groups = now->fiber().groups;
     const int whom = 200 + now->self / 128;
     now->meet_at(whom, 128);
-    const size_t done = groups.size() > LEFT ? groups.size() - LEFT : 0;
-    for (size_t g = 0; g < done; ++g)
+    for (size_t g = 0; g < count; ++g)
         for (size_t i = 0; i < groups[g].size(); ++i) cpu::compute(g, i);
     now->meet_at(whom, 128);
-    groups.erase(groups.begin(), groups.begin() + done);
+    if (drop)
+        groups.erase(groups.begin(), groups.begin() + count);
+    else
+        for (size_t g = 0; g < count; ++g) groups[g].clear();
+}
+inline void end_of_group() {
+    auto& fiber = now->fiber();
+    fiber.groups.push_back(std::move(fiber.open)), fiber.open.clear();
+    if (now->soon) compute_groups(fiber.groups.size(), false);
+}
+template <int LEFT>
+void wait_for_groups() {
+    const size_t begun = now->fiber().groups.size();
+    compute_groups(begun > LEFT ? begun - LEFT : 0, true);
 }
 template <typename X, int COUNT>
 void pin(X (&)[COUNT]) {}
