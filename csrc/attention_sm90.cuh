@@ -96,6 +96,10 @@ __device__ __forceinline__ void hide(float (&scores)[32], int first, const int (
         if (first + next_column(i) >= limits[second_row(i)]) scores[i] = -INFINITY;
 }
 
+// Scores are measured from a row's largest of the chunk's first tile, and from a later one only where that is larger by so
+// many powers of two: so sums seldom have to be scaled again, and weights stay below 256. Up to the row alone, like all else.
+constexpr float LEEWAY = 8.0f;
+
 // Scores become weights; again: by what the sums of earlier tiles of the chunk are to be scaled.
 __device__ __forceinline__ void weigh(float (&scores)[32], State& state, float (&again)[2], float scale) {
 #pragma unroll
@@ -105,7 +109,8 @@ __device__ __forceinline__ void weigh(float (&scores)[32], State& state, float (
         for (int j = 1; j < 8; ++j) top = fmaxf(top, fmaxf(scores[4 * j + 2 * half], scores[4 * j + 2 * half + 1]));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-        const float new_top = fmaxf(state.top[half], __fmul_rn(top, scale)), base = base_of(new_top);
+        const float old_top = state.top[half], high = __fmul_rn(top, scale);
+        const float new_top = high > __fadd_rn(old_top, LEEWAY) ? high : old_top, base = base_of(new_top);
         float even = 0.0f, odd = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
@@ -115,7 +120,7 @@ __device__ __forceinline__ void weigh(float (&scores)[32], State& state, float (
             even = __fadd_rn(even, one);
             odd = __fadd_rn(odd, other);
         }
-        again[half] = exp2_of(__fsub_rn(state.top[half], base));
+        again[half] = new_top == old_top ? 1.0f : exp2_of(__fsub_rn(old_top, base));
         state.total[half] = __fmaf_rn(state.total[half], again[half], __fadd_rn(even, odd));
         state.top[half] = new_top;
     }

@@ -95,6 +95,15 @@ __device__ __forceinline__ void more_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
+// The same in all threads of a warp, so that the compiler may keep it in registers of the warp.
+__device__ __forceinline__ int of_warp(int x) { return __shfl_sync(~0u, x, 0); }
+
+// Not a wait: x is never below 0. But the compiler, which waits for products as early as it can, moves no wait above an
+// instruction that has effects, and this one needs x.
+__device__ __forceinline__ void no_wait_before(float x) {
+    if (x < 0.0f) asm volatile("nanosleep.u32 1;" ::: "memory");
+}
+
 // Before products, for registers that were written since the last ones.
 __device__ __forceinline__ void before_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void end_of_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

@@ -111,11 +111,10 @@ __device__ __forceinline__ void load_queries(const Step& step, Room<D>& room) {
 // scores [64, 64] = queries [64, D] keysT [64, D], on its way when this returns.
 template <typename T, int D>
 __device__ __forceinline__ void begin_scores(float (&scores)[32], uint32_t queries, uint32_t keys) {
-    const uint64_t q = descriptor(BY_ROWS, queries), k = descriptor(BY_ROWS, keys);
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
         const int at = step / 4 * (Room<D>::BLOCK >> 4) + step % 4 * STEP_BY_ROWS;
-        product<T>(scores, q + at, k + at, step > 0);
+        product<T>(scores, descriptor(BY_ROWS, queries, at), descriptor(BY_ROWS, keys, at), step > 0);
     }
     end_of_group();
 }
@@ -123,10 +122,10 @@ __device__ __forceinline__ void begin_scores(float (&scores)[32], uint32_t queri
 // acc [64, D] (+)= weights [64, 64] values [64, D], on its way when this returns.
 template <typename T, int D>
 __device__ __forceinline__ void begin_values(float (&acc)[D / 2], const uint32_t (&weights)[16], uint32_t values, bool add) {
-    const uint64_t v = descriptor(BY_COLUMNS<Room<D>::BLOCK>, values);
 #pragma unroll
     for (int step = 0; step < TILE / 16; ++step)
-        product<T>(acc, weights + 4 * step, v + step * STEP_BY_COLUMNS, step > 0 || add);
+        product<T>(acc, weights + 4 * step, descriptor(BY_COLUMNS<Room<D>::BLOCK>, values, step * STEP_BY_COLUMNS),
+                   step > 0 || add);
     end_of_group();
 }
 
@@ -151,7 +150,9 @@ __device__ __forceinline__ void release(uint64_t& barrier) {
 template <typename T, int D, bool TURNS>
 __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buffer, int self, int& used) {
     constexpr int STAGES = Room<D>::STAGES;
-    const Held held = room.held[buffer];
+    const Held found = room.held[buffer];
+    const Held held = {of_warp(found.tile_from), of_warp(found.tile_to), of_warp(found.most), of_warp(found.least),
+                       of_warp(found.head)};
     const Fact* facts = room.facts[buffer];
     const int row = self * GROUP_ROWS + first_row(threadIdx.x);
     const int limits[2] = {facts[row >> step.shift].limit, facts[(row + 8) >> step.shift].limit};
@@ -199,12 +200,14 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
         const bool starts = (tile + 1) % CHUNK_TILES == 0;
         if (starts) part = nothing();
         weighed(tile + 1);
+        const bool scales = __any_sync(~0u, again[0] != 1.0f || again[1] != 1.0f);
+        no_wait_before(fminf(part.total[0], part.total[1]));
         wait_for_groups<0>();
         pin(acc), pin(weights);
         release(room.v_empty[stage]);
         if (starts)
             close(tile / CHUNK_TILES, before);
-        else
+        else if (scales)
             scale_rows(acc, again);
         pack<T>(weights, scores);
     }
@@ -228,7 +231,7 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
 
 template <typename T, int D, bool TURNS>
 __device__ __forceinline__ void compute(const Step& step, Room<D>& room) {
-    const int self = threadIdx.x / 128 - 1, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
+    const int self = of_warp(threadIdx.x / 128) - 1, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
     int used = 0;
     if (TURNS && self == 1) announce(TURN, COMPUTING);
     for (int round = 0; round < rounds; ++round) {

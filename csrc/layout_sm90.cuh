@@ -48,7 +48,10 @@ template <int LEADING>
 constexpr uint64_t BY_COLUMNS = descriptor_base(LEADING, SWIZZLED_EIGHT);
 constexpr int STEP_BY_COLUMNS = 2 * SWIZZLED_EIGHT >> 4;
 
-WIDESEEK_BOTH uint64_t descriptor(uint64_t base, uint32_t address) { return base | (address & 0x3FFFF) >> 4; }
+// steps: in 16 bytes, from the address on.
+WIDESEEK_BOTH uint64_t descriptor(uint64_t base, uint32_t address, int steps) {
+    return base | (((address & 0x3FFFF) >> 4) + static_cast<uint32_t>(steps));
+}
 
 // Of a product's result [64, 8 n], number i of thread t of a warpgroup is in row first_row(t) + 8 second_row(i), column
 // first_column(t) + next_column(i). The same numbers, two to a register, are the operand [64, 16] of the next product.

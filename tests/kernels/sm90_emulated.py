@@ -43,7 +43,7 @@ int main() {
                 CHUNK_TILES, ROWS, THREADS, COMPUTING);
     std::printf(", \\"registers\\": [%d, %d]", LOADING_REGISTERS, COMPUTING_REGISTERS);
     std::printf(", \\"by_rows\\": %llu, \\"steps\\": [%d, %d]", (unsigned long long)BY_ROWS, STEP_BY_ROWS, STEP_BY_COLUMNS);
-    std::printf(", \\"descriptor\\": %llu", (unsigned long long)descriptor(BY_ROWS, 0x31400));
+    std::printf(", \\"descriptor\\": %llu", (unsigned long long)descriptor(BY_ROWS, 0x31400, 0));
     list("swizzled", 512, [](int i) { return swizzled(i / 8, i % 8); });
     list("first_row", 128, first_row), list("first_column", 128, first_column);
     list("second_row", 64, second_row), list("next_column", 64, next_column);
@@ -156,13 +156,14 @@ class Group:
             high = scores[:, own].max(1)
             for lanes in (1, 2):
                 high = np.maximum(high, high[np.arange(128) ^ lanes])
-            new_top = np.maximum(top[:, half], high * scale)
+            old_top, high = top[:, half].copy(), high * scale
+            new_top = np.where(high > old_top + np.float32(8), high, old_top)
             base = based(new_top)
             weights[:, own] = np.exp2(fma(scores[:, own], scale, -base[:, None]))
             even, odd = np.zeros(128, np.float32), np.zeros(128, np.float32)
             for one, other in zip(own[::2], own[1::2], strict=True):
                 even, odd = even + weights[:, one], odd + weights[:, other]
-            again[:, half] = np.exp2(top[:, half] - base)
+            again[:, half] = np.where(new_top == old_top, np.float32(1), np.exp2(old_top - base))
             total[:, half] = fma(total[:, half], again[:, half], even + odd)
             top[:, half] = new_top
         self.part = top, total

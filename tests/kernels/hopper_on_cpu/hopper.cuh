@@ -245,6 +245,12 @@ template <typename X>
 X __shfl_xor_sync(unsigned, X value, int mask) {
     return in_warp(value, [&] { return lane_value<X>((wideseek::cpu::now->self & 31) ^ mask); });
 }
+inline int __shfl_sync(unsigned, int value, int lane) {
+    return in_warp(value, [&] { return lane_value<int>(lane); });
+}
+inline bool __any_sync(unsigned, bool value) {
+    return in_warp(int(value), [] { int any = 0; for (int i = 0; i < 32; ++i) any |= lane_value<int>(i); return any; });
+}
 inline int __reduce_max_sync(unsigned, int value) {
     return in_warp(value, [] { int most = lane_value<int>(0); for (int i = 1; i < 32; ++i) most = max(most, lane_value<int>(i)); return most; });
 }
@@ -333,6 +339,8 @@ template <int>
 void fewer_registers() {}
 template <int>
 void more_registers() {}
+inline int of_warp(int x) { return __shfl_sync(~0u, x, 0); }
+inline void no_wait_before(float x) { require(!(x < 0), "a sum of weights below 0"); }
 inline void before_products() { now->now_and_then(); }
 // All threads of a warpgroup compute their part of its first `count` groups: one has the registers of another's rows.
 inline void compute_groups(size_t count, bool drop) {
