@@ -21,6 +21,7 @@ from torch import Tensor
 from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90, takes_sm90
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
 
+DEVICE = torch.device("cuda")
 CASES: list[tuple[list[int], list[int], dict[str, int]]] = [
     ([64], [64], {"heads": 1, "kv_heads": 1}),
     ([64], [64], {"heads": 4, "kv_heads": 1}),
@@ -77,11 +78,11 @@ def check(
     order = np.random.default_rng(0).permutation(sum(counts))
     pages = np.split(order, np.cumsum(counts)[:-1])
     shape = (len(order), kv_heads, page, head_dim)
-    k, v = (torch.randn(shape, device="cuda").to(dtype) for _ in range(2))
+    k, v = (torch.randn(shape, device=DEVICE).to(dtype) for _ in range(2))
     for own, kv_len in zip(pages, kv_lens, strict=True):
         if kv_len % page:
             k[own[-1], :, kv_len % page :] = v[own[-1], :, kv_len % page :] = torch.nan
-    q = torch.randn(sum(q_lens), heads, head_dim, device="cuda").to(dtype)
+    q = torch.randn(sum(q_lens), heads, head_dim, device=DEVICE).to(dtype)
     plan = plan_attention_sm90(pages, kv_lens, q_lens, k, heads)
     assert isinstance(plan.parts, LaunchPlan)
     plans = [
@@ -107,7 +108,7 @@ def check(
         q,
         k,
         v,
-        [torch.from_numpy(p).cuda() for p in pages],
+        [torch.from_numpy(p).to(DEVICE) for p in pages],
         list(zip(kv_lens, q_lens, strict=True)),
     )
     distance = float((found[0].double() - expected).norm() / expected.norm())
@@ -131,7 +132,7 @@ def time_all(seconds: float) -> None:
         if time.monotonic() - began > seconds:
             print(name, "and what follows was not run: time is over")
             return
-        case = attention_case(name, kv_lens, q_lens, 0, torch.device("cuda"), hopper=True)
+        case = attention_case(name, kv_lens, q_lens, 0, DEVICE, hopper=True)
         contestants = case.make()
         for contestant, times in zip(contestants, measured(contestants, case, 10), strict=True):
             if times:
@@ -149,7 +150,7 @@ def main() -> int:
     parser.add_argument("--correct-only", action="store_true", help="time nothing")
     options = parser.parse_args()
     began = time.monotonic()
-    if not torch.cuda.is_available() or not takes_sm90(torch.device("cuda")):
+    if not torch.cuda.is_available() or not takes_sm90(DEVICE):
         print("error: no Hopper GPU, no nvcc, or no C++ compiler to plan with", file=sys.stderr)
         return 2
     print(f"built after {time.monotonic() - began:.1f} s", flush=True)
