@@ -60,8 +60,9 @@ WIDESEEK_BOTH int first_column(int thread) { return 2 * (thread & 3); }
 WIDESEEK_BOTH int second_row(int i) { return i / 2 & 1; }
 WIDESEEK_BOTH int next_column(int i) { return i / 4 * 8 + (i & 1); }
 
-// Items of one key head after those of another, so that blocks at work at a time read the same keys. Back and forth over
-// the blocks: items come longest first, and whoever had the longest of a round gets the shortest of the next.
+// The key heads of an item side by side, items in their order, the longest first, back and forth over the blocks: whoever had
+// the longest work of a round gets the shortest of the next, so that all have as much to do. Blocks at work at a time begin
+// at the same keys and go on in step, so that most reads of keys find them in the L2 cache.
 struct Work {
     int item, head;
     bool real;
@@ -71,7 +72,7 @@ WIDESEEK_BOTH int rounds_of(int num_items, int num_kv, int blocks) { return (num
 
 WIDESEEK_BOTH Work work_of(int num_items, int num_kv, int round, int block, int blocks) {
     const int index = round * blocks + (round & 1 ? blocks - 1 - block : block);
-    return {index % num_items, index / num_items, index < num_items * num_kv};
+    return {index / num_kv, index % num_kv, index < num_items * num_kv};
 }
 
 // Of a token: row of q or -1, keys it sees, first partial or -1, chunks that this one holds.

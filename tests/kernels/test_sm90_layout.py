@@ -107,8 +107,8 @@ def test_every_item_of_every_head_is_done_once_and_blocks_have_as_much_to_do(
     assert told[:-1, :, 2].all()  # who has nothing in a round has nothing after it
     cost = np.arange(items, 0, -1)  # longest first
     sums = np.array([sum(cost[i] for i, _, real in told[:, b] if real) for b in range(blocks)])
-    if len(told) > 8:
-        assert sums.max() <= 1.1 * sums.mean()
+    if len(told) > 7:
+        assert sums.max() <= 1.03 * sums.mean()  # of a prefill: shorter and shorter items
 
 
 class Barrier:
