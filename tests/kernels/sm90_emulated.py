@@ -18,7 +18,15 @@ from wideseek_kernels import cpu_build
 from wideseek_kernels.launch_plan import LaunchPlan
 
 Array = npt.NDArray[Any]
-GRIDS = [(1, 1, 1), (7, 2, 14), (500, 8, 132), (33, 2, 5), (16, 8, 128), (1000, 1, 132), (128, 8, 132)]
+GRIDS = [
+    (1, 1, 1),
+    (7, 2, 14),
+    (500, 8, 132),
+    (33, 2, 5),
+    (16, 8, 128),
+    (1000, 1, 132),
+    (128, 8, 132),
+]
 """Items, key heads, blocks: whose work is printed."""
 
 PROGRAM = """

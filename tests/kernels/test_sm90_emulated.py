@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from wideseek_kernels.attention_sm90 import plan_attention_sm90
+from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90, takes_sm90
 from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
+from wideseek_kernels.paged_attention import plan_attention
 
 from tests.kernels.paged_step import PagedStep, off
 from tests.kernels.sm90_emulated import Emulated
@@ -143,3 +144,22 @@ def test_what_the_kernel_is_not_compiled_for_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=told):
         plan_attention_sm90([np.arange(1)], [4], [1], torch.zeros(shape, dtype=dtype), heads)
+
+
+def test_the_op_names_what_it_cannot_take() -> None:
+    step = PagedStep([70], [2])
+    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, 4)
+    assert not takes_sm90(step.q.device)
+    caches = step.k_cache, step.v_cache
+    for q, told in (
+        (step.q, "q is on cpu, expected a Hopper GPU"),
+        (step.q[:1], "q has 1 rows, expected at least 2"),
+        (step.q.transpose(0, 1), "q is not contiguous"),
+        (step.q.bfloat16(), "q is torch.bfloat16"),
+        (step.q[:, :3].contiguous(), "q has 3 heads, expected a multiple of 2"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            attention_sm90(q, *caches, plan)
+    twin = plan_attention(step.pages, step.kv_lens, step.q_lens, step.k_cache)
+    with pytest.raises(ValueError, match="plan is none for a GPU"):
+        attention_sm90(step.q, *caches, twin)

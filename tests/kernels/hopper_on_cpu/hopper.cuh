@@ -77,7 +77,7 @@ class Block {
   public:
     Index block_index, grid;
     Block(int threads, int block, int blocks, unsigned seed) : block_index{unsigned(block)}, grid{unsigned(blocks)}, chance(seed) {
-        soon = chance() % 2, slowness = chance() % 2 ? 2 : 100;
+        soon = seed % 2 == 0, slowness = seed / 2 % 2 ? 2 : 100;
         fibers.resize(threads);
         for (int i = 0; i < MEMORY / 2; ++i) reinterpret_cast<uint16_t*>(memory)[i] = GONE;
     }
