@@ -2,6 +2,7 @@
 
 On a CPU as bench/kernels_cpu.py does, in turns. On a GPU each round is one replay of a CUDA graph of
 several calls: over as many copies of the operands as do not fit the L2 cache (cold), or over one (hot).
+Contestants of a case take turns, round by round, where none is hot.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=None, help="default: 30 on a GPU, 7 on a CPU")
     parser.add_argument("--seconds", type=float, default=75, help="GPU: no case begins later")
     parser.add_argument("--only", default="", help="GPU: cases whose name holds this")
+    parser.add_argument("--hopper", action="store_true", help="GPU: attention in CUDA C++, too")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -43,7 +45,13 @@ def run(options: argparse.Namespace) -> None:
     whole = document([], date)
     try:
         if on_gpu:
-            on_a_gpu(options.rounds or 30, options.only, options.seconds, whole["benchmarks"])
+            on_a_gpu(
+                options.rounds or 30,
+                options.only,
+                options.seconds,
+                options.hopper,
+                whole["benchmarks"],
+            )
         else:
             whole["benchmarks"] += on_a_cpu(options.rounds or 7)
     finally:  # what was measured before a failure is kept
@@ -60,19 +68,23 @@ def on_a_cpu(rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def on_a_gpu(rounds: int, only: str, seconds: float, found: list[dict[str, Any]]) -> None:
+def on_a_gpu(
+    rounds: int, only: str, seconds: float, hopper: bool, found: list[dict[str, Any]]
+) -> None:
     """Puts each result into found as soon as it is there."""
     ends = time.monotonic() + seconds
     ceilings: dict[str, float] = {}
     with torch.inference_mode():
-        for case in cases(torch.device("cuda")):
+        for case in cases(torch.device("cuda"), hopper=hopper):
             if only not in case.name and case.ceiling is None:
                 continue
             if time.monotonic() > ends:
                 print(case.name, "and what follows was not run:", seconds, "seconds are over")
                 return
-            for contestant in case.make():
-                times = timed(contestant, case, rounds)
+            contestants = case.make()
+            for contestant, times in zip(
+                contestants, measured(contestants, case, rounds), strict=True
+            ):
                 extra = accounted(case, times, ceilings)
                 found.append(benchmark(case.name, contestant.name, times, extra))
                 if case.ceiling is not None and times:
@@ -81,10 +93,23 @@ def on_a_gpu(rounds: int, only: str, seconds: float, found: list[dict[str, Any]]
             torch.cuda.empty_cache()
 
 
+def measured(contestants: list[Contestant], case: Case, rounds: int) -> list[list[float]]:
+    """Seconds a call of each in each round: round by round in turns, save where some read what their last call left."""
+    if any(contestant.hot for contestant in contestants):
+        return [timed(contestant, case, rounds) for contestant in contestants]
+    graphs = [captured(contestant, case) for contestant in contestants]
+    return in_turns(graphs, rounds, max(case.copies, case.calls))
+
+
 def timed(contestant: Contestant, case: Case, rounds: int) -> list[float]:
     """Seconds a call in each round; none where the contestant cannot run here, with the reason printed."""
     copies = 1 if contestant.hot else case.copies
-    calls = max(copies, case.calls)
+    return in_turns([captured(contestant, case)], rounds, max(copies, case.calls))[0]
+
+
+def captured(contestant: Contestant, case: Case) -> torch.cuda.CUDAGraph | None:
+    """A graph of several calls; None, and the reason printed, where the contestant cannot run here."""
+    copies = 1 if contestant.hot else case.copies
     try:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())  # which makes the operands
@@ -94,15 +119,10 @@ def timed(contestant: Contestant, case: Case, rounds: int) -> list[float]:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for index in range(calls):
+            for index in range(max(copies, case.calls)):
                 contestant.call(index % copies)
         for _ in range(3):
             graph.replay()
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
-        marks[0].record()
-        for mark in marks[1:]:
-            graph.replay()
-            mark.record()
         torch.cuda.synchronize()
     except (RuntimeError, ValueError, TypeError) as error:
         print(
@@ -112,8 +132,27 @@ def timed(contestant: Contestant, case: Case, rounds: int) -> list[float]:
             (str(error).splitlines() or [repr(error)])[0],
             flush=True,
         )
-        return []
-    return [before.elapsed_time(after) / 1e3 / calls for before, after in pairwise(marks)]
+        return None
+    return graph
+
+
+def in_turns(
+    graphs: list[torch.cuda.CUDAGraph | None], rounds: int, calls: int
+) -> list[list[float]]:
+    """Seconds a call of each graph in each round; none for one that is not there."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(rounds * len(graphs) + 1)]
+    marks[0].record()
+    after = iter(marks[1:])
+    for _ in range(rounds):
+        for graph in graphs:
+            if graph is not None:
+                graph.replay()
+            next(after).record()
+    torch.cuda.synchronize()
+    spans = [before.elapsed_time(mark) / 1e3 / calls for before, mark in pairwise(marks)]
+    return [
+        [] if graph is None else spans[index :: len(graphs)] for index, graph in enumerate(graphs)
+    ]
 
 
 def accounted(case: Case, seconds: list[float], ceilings: dict[str, float]) -> dict[str, Any]:

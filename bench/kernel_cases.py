@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90
 from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_write import norm_rotary_kv_write
@@ -60,10 +61,13 @@ def peer(name: str) -> ModuleType | None:
         return None
 
 
-def cases(device: torch.device, shrink: int = 1) -> Iterator[Case]:
-    """All cases; ceilings first. shrink divides lengths and rows, to try them where they are not timed."""
+def cases(device: torch.device, shrink: int = 1, *, hopper: bool = False) -> Iterator[Case]:
+    """All cases; ceilings first. shrink divides lengths and rows, to try them where they are not timed.
+
+    hopper: with the attention in CUDA C++ beside the Triton one.
+    """
     yield from ceilings(device, shrink)
-    yield from attention(device, shrink)
+    yield from attention(device, shrink, hopper=hopper)
     yield from rows(device, shrink)
 
 
@@ -86,7 +90,7 @@ def ceilings(device: torch.device, shrink: int) -> Iterator[Case]:
     yield Case("gemm", multiply, 6 * size**2, 2 * size**3, ceiling="flops_per_second")
 
 
-def attention(device: torch.device, shrink: int) -> Iterator[Case]:
+def attention(device: torch.device, shrink: int, *, hopper: bool = False) -> Iterator[Case]:
     """Name, of each sequence keys, queries and keys that all share."""
     for name, kv_lens, q_lens, shared in (
         ("decode 64 x 4k", [4096] * 64, [1] * 64, 0),
@@ -106,11 +110,18 @@ def attention(device: torch.device, shrink: int) -> Iterator[Case]:
             [max(1, n // shrink) for n in q_lens],
             shared // shrink // PAGE,
             device,
+            hopper=hopper,
         )
 
 
 def attention_case(
-    name: str, kv_lens: list[int], q_lens: list[int], shared: int, device: torch.device
+    name: str,
+    kv_lens: list[int],
+    q_lens: list[int],
+    shared: int,
+    device: torch.device,
+    *,
+    hopper: bool = False,
 ) -> Case:
     counts = [-(-n // PAGE) - shared for n in kv_lens]
     keys = sum(n - shared * PAGE for n in kv_lens) + shared * PAGE
@@ -124,6 +135,14 @@ def attention_case(
         q = drawn(device, sum(q_lens), HEADS, HEAD_DIM)
         plan = plan_attention(pages, kv_lens, q_lens, k)
         found = [Contestant("wideseek", lambda _: paged_attention(q, k, v, plan))]
+        if hopper:
+            wide = plan_attention_sm90(pages, kv_lens, q_lens, k, HEADS)
+            found += [
+                Contestant("wideseek sm90", lambda _: attention_sm90(q, k, v, wide)),
+                Contestant(
+                    "wideseek sm90, in turns", lambda _: attention_sm90(q, k, v, wide, turns=True)
+                ),
+            ]
         if len(set(kv_lens)) == len(set(q_lens)) == 1:
             found += [*sdpa(q, k, v, pages, kv_lens[0], q_lens[0])]
         if max(q_lens) == 1:

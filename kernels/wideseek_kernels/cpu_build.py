@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,14 +37,14 @@ def cpu_kernels() -> bool:
         torch.ops.load_library(str(_library()))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, subprocess.SubprocessError) as failure:
         print(
-            f"wideseek: no C++ kernels, the slower PyTorch twins run instead: {_reason(failure)}",
+            f"wideseek: no C++ kernels, the slower PyTorch twins run instead: {reason(failure)}",
             file=sys.stderr,
         )
         return False
     return True
 
 
-def _reason(failure: Exception) -> str:
+def reason(failure: Exception) -> str:
     """One line: the compiler's first complaint where it made one."""
     if isinstance(failure, subprocess.CalledProcessError):
         lines = [line.strip() for line in failure.stderr.splitlines() if "error" in line]
@@ -54,17 +56,21 @@ def _library() -> Path:
     """The built library. OSError where no compiler or source is found, SubprocessError where it fails."""
     compiler = _compiler()
     flags = _flags(compiler)
+    return built_once(_key(compiler, flags), "wideseek_csrc.so", partial(_build, compiler, flags))
+
+
+def built_once(key: str, name: str, build: Callable[[Path], None]) -> Path:
+    """The file of this name in the key's folder of the user's cache; build(path) puts it there in one step."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wideseek" / "csrc"
-    folder = root / _key(compiler, flags)
-    library = folder / "wideseek_csrc.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    path = root / key / name
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process builds, the others wait for it
-        if not library.exists():
-            _build(compiler, flags, library)
-    return library
+        if not path.exists():
+            build(path)
+    return path
 
 
 def _compiler() -> str:
@@ -122,9 +128,7 @@ def _processor() -> str:
 
 def _build(compiler: str, flags: list[str], library: Path) -> None:
     """Compile all sources side by side, link them, put the library in its place in one step."""
-    run = functools.partial(
-        subprocess.run, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS
-    )
+    run = partial(subprocess.run, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
     torch_at = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch, ThreadPoolExecutor() as pool:
 

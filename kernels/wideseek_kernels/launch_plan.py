@@ -1,9 +1,10 @@
 """What the Triton attention does in one step, planned once for all layers: which programs read which keys.
 
-An item is up to TOKENS queries and the tiles they read together; every key head runs it. Queries whose
-sequences begin with the same pages read what they share in one item, in whole chunks of keys. What the
-first chunks of a query came to is folded as it comes; every later chunk that another item reads is kept
-as a partial, and partials are folded in the order of keys: that is one order, however a step is cut.
+An item is up to TOKENS queries, or what another kernel has room for, and the tiles they read together;
+every key head runs it. Queries whose sequences begin with the same pages read what they share in one
+item, in whole chunks of keys. What the first chunks of a query came to is folded as it comes; every
+later chunk that another item reads is kept as a partial, and partials are folded in the order of keys:
+that is one order, however a step is cut.
 """
 
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class LaunchPlan:
     items [N, 5]: tokens from, to, first page in `pages`, tiles from, to; the longest first, which is
     the order in which a device takes them up. tokens [T, 4]: row of q, keys it sees, first partial or
     -1 where one item does all, chunks that the partial has. merges [M]: tokens that have partials.
+    most_tokens: of an item.
     """
 
     num_rows: int
@@ -43,6 +45,7 @@ class LaunchPlan:
     tokens: Tensor
     merges: Tensor
     pages: Tensor
+    most_tokens: int = TOKENS
 
 
 def plan_launch(
@@ -53,13 +56,14 @@ def plan_launch(
     page_size: int,
     programs: int,
     device: torch.device,
+    most_tokens: int = TOKENS,
 ) -> LaunchPlan:
     """Plan a step; arguments as in `plan_attention`, pages[i] exactly ceil(kv_lens[i] / page_size).
 
     programs: how many items of a key head run at the same time; long items are split until that many
     have something to do. Calls C++: `cpu_kernels()` must be true.
     """
-    tiling = Tiling(TILE, CHUNK_TILES, CHUNK_TILES, TOKENS, TOKENS, 1, WORTH)
+    tiling = Tiling(TILE, CHUNK_TILES, CHUNK_TILES, most_tokens, most_tokens, 1, WORTH)
     work = cut(pages, kv_lens, q_lens, page_size, tiling)
     spans, segments = work.spans.numpy(), work.segments.numpy()
     first_tokens = np.concatenate([[0], np.cumsum(spans[:, 1])])
@@ -82,6 +86,7 @@ def plan_launch(
         tokens=torch.from_numpy(tokens).to(device),
         merges=torch.from_numpy(np.flatnonzero(tokens[:, 2] >= 0)).to(device),
         pages=work.pages.to(device),
+        most_tokens=most_tokens,
     )
 
 

@@ -77,7 +77,7 @@ def plan_attention(
     if dtype not in FLOATS or cache.dtype not in (dtype, FP8):
         raise ValueError(f"dtype is {dtype}, which does not read a cache of {cache.dtype}")
     _, num_kv, page_size, head_dim = cache.shape
-    pages = _checked(pages, kv_lens, q_lens, cache)
+    pages = checked_pages(pages, kv_lens, q_lens, cache)
     parts: WorkList | LaunchPlan | GatherPlan
     if head_dim in HEAD_DIMS and dtype in CSRC_DTYPES and takes_csrc(cache, dtypes=CSRC_CACHES):
         threads = torch.get_num_threads()
@@ -121,7 +121,7 @@ def _attend(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, *, with_lse: bool
 ) -> tuple[Tensor, Tensor]:
     """The result, and its log-sum-exp: anything where it is not wanted."""
-    _check(q, k_cache, v_cache, plan)
+    check_operands(q, k_cache, v_cache, plan)
     if isinstance(plan.parts, GatherPlan):
         out = reference_attention.paged_attention(q, k_cache, v_cache, plan.parts)
         if not with_lse:
@@ -168,7 +168,8 @@ def _programs(device: torch.device, num_kv: int) -> int:
     return max(1, 4 * torch.cuda.get_device_properties(device).multi_processor_count // num_kv)
 
 
-def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
+def check_operands(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
+    """ValueError naming what does not fit the plan, or the rest."""
     num_kv, head_dim = k_cache.shape[1], k_cache.shape[3]
     check("q", q, (None, None, head_dim), q.device, plan.dtype)
     check("k_cache", k_cache, plan.cache_shape, q.device, plan.cache_dtype)
@@ -182,7 +183,7 @@ def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> 
             raise ValueError(f"{name} requires grad, and paged attention has none")
 
 
-def _checked(
+def checked_pages(
     pages: list[npt.NDArray[np.int64]], kv_lens: list[int], q_lens: list[int], cache: Tensor
 ) -> list[npt.NDArray[np.int64]]:
     """The pages that are read; ValueError where one is out of range or missing."""

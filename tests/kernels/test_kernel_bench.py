@@ -67,5 +67,34 @@ def test_the_file_is_that_of_pytest_benchmark(kernel_bench: Any) -> None:
     assert document["machine_info"]["torch"] == torch.__version__
 
 
+def test_contestants_take_turns_and_each_gets_its_own_times(
+    kernel_bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, order = [0.0], []
+
+    class Mark:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = clock[0]
+
+        def elapsed_time(self, later: "Mark") -> float:
+            return later.at - self.at
+
+    class Graph:
+        def __init__(self, milliseconds: float) -> None:
+            self.milliseconds = milliseconds
+
+        def replay(self) -> None:
+            clock[0] += self.milliseconds
+            order.append(self.milliseconds)
+
+    monkeypatch.setattr(torch.cuda, "Event", Mark)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    found = kernel_bench.in_turns([Graph(8.0), None, Graph(2.0)], 3, 4)
+    assert found == [[2e-3] * 3, [], [5e-4] * 3] and order == [8.0, 2.0] * 3
+
+
 def test_what_did_not_run_has_no_stats(kernel_bench: Any) -> None:
     assert kernel_bench.benchmark("group", "name", [], {})["stats"] == {}

@@ -52,6 +52,8 @@ def paged_attention(
     states = q.new_empty(plan.num_partials, num_heads, 2, dtype=torch.float32)
     group = num_heads // num_kv
     launch = launch or launch_for(group, q.element_size())
+    if plan.most_tokens > launch.tokens:
+        raise ValueError(f"plan has items of {plan.most_tokens} queries, expected {launch.tokens}")
     if len(plan.items):
         attention_kernel[(len(plan.items), num_kv)](
             q,

@@ -1,0 +1,208 @@
+"""The Hopper attention on a Hopper GPU: right, and the same to the bit however a step is cut. What is allocated is NaN."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90, takes_sm90
+from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
+from wideseek_kernels.paged_attention import AttentionPlan, paged_attention_with_lse, plan_attention
+
+from tests.kernels.paged_step import PagedStep, off
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        torch.cuda.is_available() and not takes_sm90(torch.device("cuda")),
+        reason="needs a Hopper GPU, nvcc and a C++ compiler",
+    ),
+]
+DTYPES = [torch.bfloat16, torch.float16]
+TOLERANCES = {torch.bfloat16: 4e-3, torch.float16: 6e-4}
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_deterministic_debug_mode("error")  # with which torch fills what it allocates with NaN
+    yield
+    torch.set_deterministic_debug_mode("default")
+
+
+def on_gpu(kv_lens: list[int], q_lens: list[int], *args: Any, **kwargs: Any) -> PagedStep:
+    return PagedStep(kv_lens, q_lens, *args, device="cuda", **kwargs)
+
+
+def plan_of(step: PagedStep, programs: int | None = None) -> AttentionPlan:
+    heads = step.q.shape[1]
+    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, heads)
+    if programs is None:
+        return plan
+    assert isinstance(plan.parts, LaunchPlan)
+    parts = plan_launch(
+        step.pages,
+        step.kv_lens,
+        step.q_lens,
+        page_size=step.k_cache.shape[2],
+        programs=programs,
+        device=step.q.device,
+        most_tokens=plan.parts.most_tokens,
+    )
+    return replace(plan, parts=parts)
+
+
+def attend(
+    step: PagedStep, programs: int | None = None, *, turns: bool = False
+) -> tuple[Tensor, Tensor]:
+    return attention_sm90(step.q, step.k_cache, step.v_cache, plan_of(step, programs), turns=turns)
+
+
+def right(step: PagedStep, found: tuple[Tensor, Tensor]) -> None:
+    for expected in (step.dense(), step.twin()):
+        assert off(found[0], expected[0]) < TOLERANCES[step.q.dtype]
+        assert (found[1].cpu() - expected[1]).abs().max() < 1e-3
+
+
+def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_one_whole_tile_of_one_head(head_dim: int, dtype: torch.dtype) -> None:
+    """The least that can go wrong: where this fails, so does everything below."""
+    step = on_gpu([64], [64], heads=1, kv_heads=1, head_dim=head_dim, dtype=dtype)
+    right(step, attend(step))
+
+
+@pytest.mark.parametrize("length", [1, 63, 65, 128, 200, 256, 257, 512, 1100])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_prefill_of_every_length(head_dim: int, length: int) -> None:
+    step = on_gpu([length], [length], head_dim=head_dim, dtype=torch.bfloat16)
+    right(step, attend(step))
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (2, 2), (6, 2), (32, 8), (16, 1)])
+def test_decode_extend_and_prefill_in_one_launch(
+    heads: int, kv_heads: int, dtype: torch.dtype, turns: bool
+) -> None:
+    step = on_gpu(
+        [300, 99, 19, 1, 512, 2000],
+        [1, 40, 19, 1, 2, 333],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=128,
+        dtype=dtype,
+    )
+    right(step, attend(step, turns=turns))
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("page_size", [8, 16, 32, 64, 128, 192])
+def test_every_head_and_page_size(page_size: int, head_dim: int) -> None:
+    step = on_gpu([290, 70, 515], [33, 1, 200], page_size=page_size, head_dim=head_dim)
+    right(step, attend(step))
+
+
+def test_more_work_than_multiprocessors_and_rings() -> None:
+    step = on_gpu([900 + 64 * i for i in range(12)], [400] * 12, heads=32, kv_heads=8, head_dim=128)
+    found = attend(step)
+    right(step, found)
+    for _ in range(3):
+        same(found, attend(step))
+
+
+def test_rows_beyond_the_plan_are_zero_and_an_empty_step_is_a_plan() -> None:
+    step = on_gpu([70], [2])
+    step.q = torch.cat((step.q, torch.full_like(step.q[:1], torch.nan)))
+    out, lse = attend(step)
+    assert out[2].eq(0).all() and lse[2].eq(-torch.inf).all() and not out[:2].isnan().any()
+    step.pages, step.kv_lens, step.q_lens = [], [], []
+    assert attend(step)[0].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_splitting_and_turns_change_no_bit(dtype: torch.dtype) -> None:
+    step = on_gpu([1100, 300, 513, 3000], [1, 17, 3, 300], head_dim=128, dtype=dtype)
+    whole = attend(step, 1)
+    right(step, whole)
+    for programs in (4, 64):
+        same(whole, attend(step, programs))
+        same(whole, attend(step, programs, turns=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sharing_batch_mates_chunks_and_places_change_no_bit(dtype: torch.dtype) -> None:
+    shared = [0, 512, 512, 256, 0]
+    kv_lens, q_lens = [600, 700, 520, 300, 130], [1, 20, 1, 1, 2]
+    step = on_gpu(kv_lens, q_lens, shared, head_dim=128, dtype=dtype)
+    together = attend(step)
+    right(step, together)
+    row = 0
+    for i, (kv_len, q_len) in enumerate(zip(kv_lens, q_lens, strict=True)):
+        for first in range(kv_len - q_len, kv_len, 7):
+            end = min(first + 7, kv_len)
+            alone = on_gpu(kv_lens, q_lens, shared, head_dim=128, dtype=dtype, placed=1)
+            alone.pages, alone.kv_lens, alone.q_lens = [alone.pages[i]], [end], [end - first]
+            alone.q = step.q[row : row + end - first]
+            same(
+                attend(alone),
+                (together[0][row : row + end - first], together[1][row : row + end - first]),
+            )
+            row += end - first
+
+
+def test_chunked_prefill_has_the_bits_of_one_pass() -> None:
+    step = on_gpu([1500], [1500], head_dim=128, heads=8, dtype=torch.bfloat16)
+    whole, queries = attend(step), step.q
+    for first, end in ((0, 1), (1, 100), (100, 777), (777, 1500)):
+        step.q, step.kv_lens, step.q_lens = queries[first:end].contiguous(), [end], [end - first]
+        same(attend(step), (whole[0][first:end], whole[1][first:end]))
+
+
+def test_a_captured_launch_reads_what_its_tables_hold_then() -> None:
+    step = on_gpu([700, 300], [90, 1], head_dim=128, dtype=torch.bfloat16)
+    plan, queries = plan_of(step), step.q.clone()
+    eager = attention_sm90(step.q, step.k_cache, step.v_cache, plan)
+    torch.set_deterministic_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attention_sm90(step.q, step.k_cache, step.v_cache, plan)
+    step.q.zero_()
+    graph.replay()
+    assert not torch.equal(captured[0], eager[0])
+    step.q.copy_(queries)
+    graph.replay()
+    same(captured, eager)
+
+
+def test_it_is_near_the_triton_kernel() -> None:
+    """Not the same bits: see the module."""
+    step = on_gpu([2100], [600], heads=8, head_dim=128, dtype=torch.bfloat16)
+    plan = plan_attention(step.pages, step.kv_lens, step.q_lens, step.k_cache)
+    other = paged_attention_with_lse(step.q, step.k_cache, step.v_cache, plan)
+    found = attend(step)
+    assert off(found[0], other[0]) < 4e-3 and (found[1] - other[1]).abs().max() < 1e-4
+    equal = (found[0] == other[0]).float().mean().item()
+    print(f"{equal:.4f} of the results have the bits of the Triton kernel's")
+
+
+def test_plans_and_tensors_that_do_not_fit_are_named() -> None:
+    step = on_gpu([70], [2])
+    plan = plan_of(step)
+    assert isinstance(plan.parts, LaunchPlan)
+    wide = replace(plan, parts=replace(plan.parts, most_tokens=1000))
+    with pytest.raises(RuntimeError, match="more than 128 rows"):
+        attention_sm90(step.q, step.k_cache, step.v_cache, wide)
+    with pytest.raises(ValueError, match="expected 16"):
+        paged_attention_with_lse(step.q, step.k_cache, step.v_cache, plan)
+    with pytest.raises(ValueError, match="q has 1 rows"):
+        attention_sm90(step.q[:1], step.k_cache, step.v_cache, plan)
+    with pytest.raises(ValueError, match="not contiguous"):
+        attention_sm90(step.q.transpose(0, 1), step.k_cache, step.v_cache, plan)

@@ -1,0 +1,165 @@
+"""The Hopper attention's algorithm in numpy against the twin and the definition, and to the bit however a step is cut.
+
+What is emulated is in sm90_emulated.py: shared memory, descriptors, registers, masks, chunks, partials and their merge, from
+the layout that the kernel is compiled with. Free places, pages and results are NaN until something is written there.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90, takes_sm90
+from wideseek_kernels.cpu_build import cpu_kernels
+from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
+from wideseek_kernels.paged_attention import plan_attention
+
+from tests.kernels.paged_step import PagedStep, off
+from tests.kernels.sm90_emulated import Emulated
+
+pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
+
+
+def planned(step: PagedStep, programs: int | None = None) -> LaunchPlan:
+    heads = step.q.shape[1]
+    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, heads).parts
+    assert isinstance(plan, LaunchPlan)
+    if programs is None:
+        return plan
+    return plan_launch(
+        step.pages,
+        step.kv_lens,
+        step.q_lens,
+        page_size=step.k_cache.shape[2],
+        programs=programs,
+        device=torch.device("cpu"),
+        most_tokens=plan.most_tokens,
+    )
+
+
+def emulated(step: PagedStep, plan: LaunchPlan) -> tuple[Tensor, Tensor]:
+    done = Emulated(step.q.numpy(), step.k_cache.numpy(), step.v_cache.numpy(), plan)
+    return torch.from_numpy(done.out), torch.from_numpy(done.lse)
+
+
+def right(step: PagedStep, found: tuple[Tensor, Tensor]) -> None:
+    for expected in (step.dense(), step.twin()):
+        assert off(found[0], expected[0]) < 6e-4  # weights and results in fp16
+        assert (found[1] - expected[1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "page_size"),
+    [(4, 1, 64, 64), (2, 2, 128, 64), (6, 2, 64, 16), (8, 1, 128, 8), (4, 2, 64, 128)],
+)
+def test_decode_extend_and_prefill_in_one_step(
+    heads: int, kv_heads: int, head_dim: int, page_size: int
+) -> None:
+    step = PagedStep(
+        [300, 99, 19, 1, 512],
+        [1, 40, 19, 1, 2],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        page_size=page_size,
+    )
+    right(step, emulated(step, planned(step)))
+
+
+def test_items_of_the_triton_kernel_are_read_as_well() -> None:
+    step = PagedStep([200, 70], [30, 1])
+    plan = plan_launch(
+        step.pages,
+        step.kv_lens,
+        step.q_lens,
+        page_size=64,
+        programs=4,
+        device=torch.device("cpu"),
+    )
+    right(step, emulated(step, plan))
+
+
+def test_padding_of_a_captured_step_does_nothing() -> None:
+    step = PagedStep([70], [3])
+    plan = planned(step)
+    padded = replace(plan, items=torch.cat((plan.items, torch.zeros(2, 5, dtype=torch.int64))))
+    for one, other in zip(emulated(step, plan), emulated(step, padded), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_splitting_changes_no_bit() -> None:
+    step = PagedStep([1100, 300, 513], [1, 17, 3], kv_heads=1)
+    whole, split = planned(step, 1), planned(step, 64)
+    assert whole.num_partials == 0 < split.num_partials
+    found = emulated(step, split)
+    right(step, found)
+    for one, other in zip(emulated(step, whole), found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_sharing_batch_mates_chunks_and_places_change_no_bit() -> None:
+    shared = [0, 512, 512, 256, 0]
+    kv_lens, q_lens = [600, 700, 520, 300, 130], [1, 20, 1, 1, 2]
+    step = PagedStep(kv_lens, q_lens, shared, kv_heads=1)
+    assert planned(step).num_partials > 0
+    together = emulated(step, planned(step))
+    right(step, together)
+    row = 0
+    for i, (kv_len, q_len) in enumerate(zip(kv_lens, q_lens, strict=True)):
+        for first in range(kv_len - q_len, kv_len, 7):
+            end = min(first + 7, kv_len)
+            alone = PagedStep(kv_lens, q_lens, shared, kv_heads=1, placed=1)
+            alone.pages, alone.kv_lens, alone.q_lens = [alone.pages[i]], [end], [end - first]
+            alone.q = step.q[row : row + end - first]
+            for one, other in zip(emulated(alone, planned(alone)), together, strict=True):
+                assert torch.equal(one, other[row : row + end - first])
+            row += end - first
+
+
+def test_items_hold_128_rows_and_are_as_many_as_multiprocessors() -> None:
+    cache = torch.zeros(300, 8, 64, 128, dtype=torch.bfloat16)
+    for heads, tokens in ((8, 128), (32, 32), (24, 32), (64, 16)):
+        plan = plan_attention_sm90([np.arange(264)], [16896], [512], cache, heads).parts
+        assert isinstance(plan, LaunchPlan) and plan.most_tokens == tokens
+        assert int((plan.items[:, 1] - plan.items[:, 0]).max()) == tokens
+    # An extension that fills the device is not split: each chunk apart would be written and read again.
+    plan = plan_attention_sm90([np.arange(264)], [16896], [512], cache, 32).parts
+    assert isinstance(plan, LaunchPlan) and len(plan.items) == 16 and plan.num_partials == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "heads", "told"),
+    [
+        ((4, 2, 64, 64), torch.float32, 4, "16-bit floats"),
+        ((4, 2, 64, 32), torch.float16, 4, "head_dim 32"),
+        ((4, 2, 48, 64), torch.float16, 4, "pages of 48"),
+        ((4, 2, 4, 64), torch.float16, 4, "pages of 4"),
+        ((4, 2, 64, 64), torch.float16, 3, "num_heads is 3"),
+        ((4, 1, 64, 64), torch.float16, 256, "num_heads is 256"),
+    ],
+)
+def test_what_the_kernel_is_not_compiled_for_is_named(
+    shape: tuple[int, ...], dtype: torch.dtype, heads: int, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        plan_attention_sm90([np.arange(1)], [4], [1], torch.zeros(shape, dtype=dtype), heads)
+
+
+def test_the_op_names_what_it_cannot_take() -> None:
+    step = PagedStep([70], [2])
+    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, 4)
+    assert not takes_sm90(step.q.device)
+    caches = step.k_cache, step.v_cache
+    for q, told in (
+        (step.q, "q is on cpu, expected a Hopper GPU"),
+        (step.q[:1], "q has 1 rows, expected at least 2"),
+        (step.q.transpose(0, 1), "q is not contiguous"),
+        (step.q.bfloat16(), "q is torch.bfloat16"),
+        (step.q[:, :3].contiguous(), "q has 3 heads, expected a multiple of 2"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            attention_sm90(q, *caches, plan)
+    twin = plan_attention(step.pages, step.kv_lens, step.q_lens, step.k_cache)
+    with pytest.raises(ValueError, match="plan is none for a GPU"):
+        attention_sm90(step.q, *caches, twin)
