@@ -56,7 +56,7 @@ def plan_attention_sm90(
         device=cache.device,
         most_tokens=ROWS >> (group - 1).bit_length(),
     )
-    return AttentionPlan(parts.num_rows, tuple(cache.shape), cache.dtype, parts)
+    return AttentionPlan(parts.num_rows, tuple(cache.shape), cache.dtype, cache.dtype, parts)
 
 
 def refused(cache: Tensor, num_heads: int) -> str | None:
