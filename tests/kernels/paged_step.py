@@ -1,14 +1,24 @@
-"""A step of attention over scattered pages for the tests of the Hopper kernel: free places are NaN."""
+"""A step of attention over scattered pages, for the tests of the Triton and the Hopper kernel: free places are NaN."""
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from wideseek_kernels import reference_attention
+from wideseek_kernels.attention_sm90 import plan_attention_sm90
+from wideseek_kernels.kv_cache import FP8
+from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
+from wideseek_kernels.paged_attention import AttentionPlan
+from wideseek_kernels.reference import quantised
 
 
 class PagedStep:
-    """Sequences of random keys whose first shared[i] tokens are those of the first one, in its pages."""
+    """Sequences of random keys whose first shared[i] tokens are those of the first one, in its pages.
+
+    cache: the dtype of the caches, that of q by default. In fp8 keys and values are numbers that it holds as they are.
+    """
 
     def __init__(
         self,
@@ -21,6 +31,7 @@ class PagedStep:
         head_dim: int = 64,
         page_size: int = 64,
         dtype: torch.dtype = torch.float16,
+        cache: torch.dtype | None = None,
         placed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -33,13 +44,15 @@ class PagedStep:
         counts = [-(-n // page_size) for n in kv_lens]
         places = torch.Generator().manual_seed(placed)
         order = torch.randperm(sum(counts) + 3, generator=places).numpy()
-        cache = (len(order), kv_heads, page_size, head_dim)
-        k_cache, v_cache = (torch.full(cache, torch.nan, dtype=dtype) for _ in range(2))
+        shape = (len(order), kv_heads, page_size, head_dim)
+        k_cache, v_cache = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
         self.pages: list[npt.NDArray[np.int64]] = []
         self.keys, self.values = [], []
         for i, length in enumerate(kv_lens):
             own = order[sum(counts[:i]) : sum(counts[: i + 1])]
             k, v = (normal(length, kv_heads, head_dim) for _ in range(2))
+            if cache == FP8:
+                k, v = (quantised(x).to(dtype) for x in (k, v))
             common = shared[i] if shared else 0
             if i and common:
                 own[: common // page_size] = self.pages[0][: common // page_size]
@@ -50,7 +63,7 @@ class PagedStep:
             at = torch.arange(length)
             page, slot = torch.from_numpy(own)[at // page_size], at % page_size
             k_cache[page, :, slot], v_cache[page, :, slot] = k, v
-        self.k_cache, self.v_cache = k_cache.to(device), v_cache.to(device)
+        self.k_cache, self.v_cache = (x.to(device, cache or dtype) for x in (k_cache, v_cache))
         self.q = normal(sum(q_lens), heads, head_dim).to(device)
 
     def dense(self) -> tuple[Tensor, Tensor]:
@@ -80,3 +93,34 @@ def off(actual: Tensor, expected: Tensor) -> float:
     """The distance of two tensors over the size of the second; nan where the first has one."""
     wanted = expected.double().cpu()
     return float((actual.double().cpu() - wanted).norm() / wanted.norm().clamp_min(1e-30))
+
+
+def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
+    """Both results and log-sum-exps, to the bit."""
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def plan_sm90(step: PagedStep, programs: int | None = None) -> AttentionPlan:
+    """The Hopper kernel's plan of a step, on as many programs as asked for."""
+    heads = step.q.shape[1]
+    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, heads)
+    if programs is None:
+        return plan
+    assert isinstance(plan.parts, LaunchPlan)
+    parts = plan_launch(
+        step.pages,
+        step.kv_lens,
+        step.q_lens,
+        page_size=step.k_cache.shape[2],
+        programs=programs,
+        device=step.q.device,
+        most_tokens=plan.parts.most_tokens,
+    )
+    return replace(plan, parts=parts)
+
+
+def items_sm90(step: PagedStep, programs: int | None = None) -> LaunchPlan:
+    """The items of `plan_sm90`."""
+    parts = plan_sm90(step, programs).parts
+    assert isinstance(parts, LaunchPlan)
+    return parts

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90, takes_sm90
-from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
-from wideseek_kernels.paged_attention import AttentionPlan, paged_attention_with_lse, plan_attention
+from wideseek_kernels.attention_sm90 import attention_sm90, takes_sm90
+from wideseek_kernels.launch_plan import LaunchPlan
+from wideseek_kernels.paged_attention import paged_attention_with_lse, plan_attention
 
-from tests.kernels.paged_step import PagedStep, off
+from tests.kernels.paged_step import PagedStep, off, plan_sm90, same
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,38 +37,18 @@ def on_gpu(kv_lens: list[int], q_lens: list[int], *args: Any, **kwargs: Any) -> 
     return PagedStep(kv_lens, q_lens, *args, device="cuda", **kwargs)
 
 
-def plan_of(step: PagedStep, programs: int | None = None) -> AttentionPlan:
-    heads = step.q.shape[1]
-    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, heads)
-    if programs is None:
-        return plan
-    assert isinstance(plan.parts, LaunchPlan)
-    parts = plan_launch(
-        step.pages,
-        step.kv_lens,
-        step.q_lens,
-        page_size=step.k_cache.shape[2],
-        programs=programs,
-        device=step.q.device,
-        most_tokens=plan.parts.most_tokens,
-    )
-    return replace(plan, parts=parts)
-
-
 def attend(
     step: PagedStep, programs: int | None = None, *, turns: bool = False
 ) -> tuple[Tensor, Tensor]:
-    return attention_sm90(step.q, step.k_cache, step.v_cache, plan_of(step, programs), turns=turns)
+    return attention_sm90(
+        step.q, step.k_cache, step.v_cache, plan_sm90(step, programs), turns=turns
+    )
 
 
 def right(step: PagedStep, found: tuple[Tensor, Tensor]) -> None:
     for expected in (step.dense(), step.twin()):
         assert off(found[0], expected[0]) < TOLERANCES[step.q.dtype]
         assert (found[1].cpu() - expected[1]).abs().max() < 1e-3
-
-
-def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -168,7 +148,7 @@ def test_chunked_prefill_has_the_bits_of_one_pass() -> None:
 
 def test_a_captured_launch_reads_what_its_tables_hold_then() -> None:
     step = on_gpu([700, 300], [90, 1], head_dim=128, dtype=torch.bfloat16)
-    plan, queries = plan_of(step), step.q.clone()
+    plan, queries = plan_sm90(step), step.q.clone()
     eager = attention_sm90(step.q, step.k_cache, step.v_cache, plan)
     torch.set_deterministic_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
@@ -195,7 +175,7 @@ def test_it_is_near_the_triton_kernel() -> None:
 
 def test_plans_and_tensors_that_do_not_fit_are_named() -> None:
     step = on_gpu([70], [2])
-    plan = plan_of(step)
+    plan = plan_sm90(step)
     assert isinstance(plan.parts, LaunchPlan)
     wide = replace(plan, parts=replace(plan.parts, most_tokens=1000))
     with pytest.raises(RuntimeError, match="more than 128 rows"):

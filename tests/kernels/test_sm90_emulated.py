@@ -15,27 +15,10 @@ from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
 from wideseek_kernels.paged_attention import plan_attention
 
-from tests.kernels.paged_step import PagedStep, off
+from tests.kernels.paged_step import PagedStep, items_sm90, off
 from tests.kernels.sm90_emulated import Emulated
 
 pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
-
-
-def planned(step: PagedStep, programs: int | None = None) -> LaunchPlan:
-    heads = step.q.shape[1]
-    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, heads).parts
-    assert isinstance(plan, LaunchPlan)
-    if programs is None:
-        return plan
-    return plan_launch(
-        step.pages,
-        step.kv_lens,
-        step.q_lens,
-        page_size=step.k_cache.shape[2],
-        programs=programs,
-        device=torch.device("cpu"),
-        most_tokens=plan.most_tokens,
-    )
 
 
 def emulated(step: PagedStep, plan: LaunchPlan) -> tuple[Tensor, Tensor]:
@@ -64,7 +47,7 @@ def test_decode_extend_and_prefill_in_one_step(
         head_dim=head_dim,
         page_size=page_size,
     )
-    right(step, emulated(step, planned(step)))
+    right(step, emulated(step, items_sm90(step)))
 
 
 def test_items_of_the_triton_kernel_are_read_as_well() -> None:
@@ -82,7 +65,7 @@ def test_items_of_the_triton_kernel_are_read_as_well() -> None:
 
 def test_padding_of_a_captured_step_does_nothing() -> None:
     step = PagedStep([70], [3])
-    plan = planned(step)
+    plan = items_sm90(step)
     padded = replace(plan, items=torch.cat((plan.items, torch.zeros(2, 5, dtype=torch.int64))))
     for one, other in zip(emulated(step, plan), emulated(step, padded), strict=True):
         assert torch.equal(one, other)
@@ -90,7 +73,7 @@ def test_padding_of_a_captured_step_does_nothing() -> None:
 
 def test_splitting_changes_no_bit() -> None:
     step = PagedStep([1100, 300, 513], [1, 17, 3], kv_heads=1)
-    whole, split = planned(step, 1), planned(step, 64)
+    whole, split = items_sm90(step, 1), items_sm90(step, 64)
     assert whole.num_partials == 0 < split.num_partials
     found = emulated(step, split)
     right(step, found)
@@ -102,8 +85,8 @@ def test_sharing_batch_mates_chunks_and_places_change_no_bit() -> None:
     shared = [0, 512, 512, 256, 0]
     kv_lens, q_lens = [600, 700, 520, 300, 130], [1, 20, 1, 1, 2]
     step = PagedStep(kv_lens, q_lens, shared, kv_heads=1)
-    assert planned(step).num_partials > 0
-    together = emulated(step, planned(step))
+    assert items_sm90(step).num_partials > 0
+    together = emulated(step, items_sm90(step))
     right(step, together)
     row = 0
     for i, (kv_len, q_len) in enumerate(zip(kv_lens, q_lens, strict=True)):
@@ -112,7 +95,7 @@ def test_sharing_batch_mates_chunks_and_places_change_no_bit() -> None:
             alone = PagedStep(kv_lens, q_lens, shared, kv_heads=1, placed=1)
             alone.pages, alone.kv_lens, alone.q_lens = [alone.pages[i]], [end], [end - first]
             alone.q = step.q[row : row + end - first]
-            for one, other in zip(emulated(alone, planned(alone)), together, strict=True):
+            for one, other in zip(emulated(alone, items_sm90(alone)), together, strict=True):
                 assert torch.equal(one, other[row : row + end - first])
             row += end - first
 

@@ -17,11 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 from wideseek_kernels import cpu_build
-from wideseek_kernels.attention_sm90 import plan_attention_sm90
 from wideseek_kernels.cuda_build import AttentionSm90
-from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
+from wideseek_kernels.launch_plan import LaunchPlan
 
-from tests.kernels.paged_step import PagedStep, off
+from tests.kernels.paged_step import PagedStep, items_sm90, off, same
 
 pytestmark = pytest.mark.skipif(not cpu_build.cpu_kernels(), reason="no C++ compiler")
 STAND_IN = Path(__file__).parent / "hopper_on_cpu"
@@ -67,31 +66,10 @@ def step_of(kv_lens: list[int], q_lens: list[int], *args: list[int], **settings:
     return PagedStep(kv_lens, q_lens, *args, dtype=torch.bfloat16, **settings)  # type: ignore[arg-type]
 
 
-def planned(step: PagedStep, programs: int | None = None) -> LaunchPlan:
-    heads = step.q.shape[1]
-    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, heads).parts
-    assert isinstance(plan, LaunchPlan)
-    if programs is None:
-        return plan
-    return plan_launch(
-        step.pages,
-        step.kv_lens,
-        step.q_lens,
-        page_size=step.k_cache.shape[2],
-        programs=programs,
-        device=torch.device("cpu"),
-        most_tokens=plan.most_tokens,
-    )
-
-
 def right(step: PagedStep, found: tuple[Tensor, Tensor]) -> None:
     for expected in (step.dense(), step.twin()):
         assert off(found[0], expected[0]) < 4e-3
         assert (found[1] - expected[1]).abs().max() < 1e-5
-
-
-def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("turns", [False, True])
@@ -110,7 +88,7 @@ def test_decode_extend_and_prefill_in_one_step(
         head_dim=head_dim,
         page_size=page_size,
     )
-    plan = planned(step)
+    plan = items_sm90(step)
     found = run(step, plan, turns=turns)
     right(step, found)
     same(found, run(step, plan, blocks=1, seed=3, turns=not turns))
@@ -118,7 +96,7 @@ def test_decode_extend_and_prefill_in_one_step(
 
 def test_a_ring_goes_round_and_splitting_changes_no_bit() -> None:
     step = step_of([1100, 600], [1, 33], heads=2, kv_heads=1, head_dim=128)
-    whole, split = planned(step, 1), planned(step, 64)
+    whole, split = items_sm90(step, 1), items_sm90(step, 64)
     assert whole.num_partials == 0 < split.num_partials
     found = run(step, whole, blocks=1)
     right(step, found)
@@ -127,18 +105,18 @@ def test_a_ring_goes_round_and_splitting_changes_no_bit() -> None:
 
 def test_sharing_changes_no_bit() -> None:
     step = step_of([600, 530], [2, 1], [0, 512], heads=4, kv_heads=1)
-    plan = planned(step)
+    plan = items_sm90(step)
     assert plan.num_partials > 0
     together = run(step, plan)
     right(step, together)
     step.pages, step.kv_lens, step.q_lens = step.pages[1:], [530], [1]
     step.q = step.q[2:].contiguous()
-    same(run(step, planned(step)), (together[0][2:], together[1][2:]))
+    same(run(step, items_sm90(step)), (together[0][2:], together[1][2:]))
 
 
 def test_padding_of_a_captured_step_does_nothing() -> None:
     step = step_of([70, 200], [3, 70], kv_heads=1)
-    plan = planned(step)
+    plan = items_sm90(step)
     zeros = torch.zeros(5, 5, dtype=torch.int64)
     padded = replace(plan, items=torch.cat((plan.items, zeros)))
     same(run(step, plan), run(step, padded, blocks=3))

@@ -7,9 +7,8 @@ pages and what the kernels allocate are full of NaN.
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +16,8 @@ from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
 from wideseek_kernels.paged_attention import paged_attention_with_lse, plan_attention
-from wideseek_kernels.reference import quantised
+
+from tests.kernels.paged_step import PagedStep
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -44,11 +44,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_deterministic_debug_mode("default")
 
 
-class Step:
-    """Sequences of random keys whose first shared[i] tokens are those of the first one, in its pages.
-
-    Of caches in fp8 keys and values are numbers that these hold as they are.
-    """
+class Step(PagedStep):
+    """A step on the tests' device, in fp32 unless told otherwise."""
 
     def __init__(
         self,
@@ -56,42 +53,12 @@ class Step:
         q_lens: list[int],
         shared: list[int] | None = None,
         *,
-        heads: int = 4,
-        kv_heads: int = 2,
         head_dim: int = 32,
-        page_size: int = 64,
         dtype: torch.dtype = torch.float32,
-        cache: torch.dtype | None = None,
+        **settings: Any,
     ) -> None:
-        generator = torch.Generator().manual_seed(0)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(dtype)
-
-        self.kv_lens, self.q_lens = kv_lens, q_lens
-        counts = [-(-n // page_size) for n in kv_lens]
-        order = torch.randperm(sum(counts) + 3, generator=generator).numpy()
-        shape = (len(order), kv_heads, page_size, head_dim)
-        k_cache, v_cache = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
-        self.pages: list[npt.NDArray[np.int64]] = []
-        self.keys, self.values = [], []
-        for i, length in enumerate(kv_lens):
-            own = order[sum(counts[:i]) : sum(counts[: i + 1])]
-            k, v = (normal(length, kv_heads, head_dim) for _ in range(2))
-            if cache == FP8:
-                k, v = (quantised(x).to(dtype) for x in (k, v))
-            common = shared[i] if shared else 0
-            if i and common:
-                own[: common // page_size] = self.pages[0][: common // page_size]
-                k[:common], v[:common] = self.keys[0][:common], self.values[0][:common]
-            self.pages.append(own)
-            self.keys.append(k)
-            self.values.append(v)
-            places = torch.arange(length)
-            at = torch.from_numpy(own)[places // page_size], places % page_size
-            k_cache[at[0], :, at[1]], v_cache[at[0], :, at[1]] = k, v
-        self.k_cache, self.v_cache = (x.to(DEVICE, cache or dtype) for x in (k_cache, v_cache))
-        self.q = normal(sum(q_lens), heads, head_dim).to(DEVICE)
+        settings |= {"head_dim": head_dim, "dtype": dtype, "device": DEVICE}
+        super().__init__(kv_lens, q_lens, shared, **settings)
 
     def attend(self, programs: int = 4) -> tuple[Tensor, Tensor]:
         plan = plan_attention(self.pages, self.kv_lens, self.q_lens, self.k_cache, self.q.dtype)
@@ -116,20 +83,6 @@ class Step:
         return paged_attention_with_lse(
             self.q[row + first : row + end], self.k_cache, self.v_cache, plan
         )
-
-    def dense(self) -> tuple[Tensor, Tensor]:
-        outs, sums = [], []
-        for i, (kv_len, q_len) in enumerate(zip(self.kv_lens, self.q_lens, strict=True)):
-            row = sum(self.q_lens[:i])
-            q = self.q[row : row + q_len].double().cpu()
-            group = q.shape[1] // self.keys[i].shape[1]
-            k, v = (x[i].double().repeat_interleave(group, 1) for x in (self.keys, self.values))
-            scores = torch.einsum("qhd,khd->hqk", q, k) / q.shape[2] ** 0.5
-            future = torch.arange(kv_len) > torch.arange(kv_len - q_len, kv_len)[:, None]
-            scores = scores.masked_fill(future, -torch.inf)
-            outs.append(torch.einsum("hqk,khd->qhd", scores.softmax(2), v))
-            sums.append(scores.logsumexp(2).T)
-        return torch.cat(outs), torch.cat(sums)
 
 
 def close(
