@@ -10,7 +10,7 @@ from wideseek.tools.corpus import BUNDLED
 from wideseek.worlds import made_up
 from wideseek.worlds.grammar import training_words
 from wideseek.worlds.lexicon import Attribute, Split, load_lexicon
-from wideseek.worlds.tasks import Task, make_tasks
+from wideseek.worlds.tasks import Task, make_task, make_tasks
 
 # Words of many labels, which tell nothing.
 GENERIC = {"of", "in", "by", "and", "year", "number", "name", "place", "largest"}
@@ -123,3 +123,58 @@ def test_english_words_stand_in_training_worlds_only() -> None:
 
 def words_of(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower()))
+
+
+def lists_of(split: Split, count: int = 150) -> Iterator[tuple[Task, list[str]]]:
+    """Tasks that ask for a list, with the titles of the other lists of their worlds."""
+    for seed in range(count):
+        task = make_task(seed, split, (2, 4), "table", loose=split == "train")
+        if not task.phrasing.entities:
+            first, *others = [page.title for page in task.pages if "\nitems: " in page.text]
+            assert first == task.pages[0].title
+            yield task, others
+
+
+def test_training_worlds_hold_lists_that_are_nearly_the_one_asked_for() -> None:
+    """By the same words but one, such as a number or a place."""
+
+    def num_near(split: Split) -> int:
+        worlds = [
+            (words_of(task.pages[0].title), [words_of(title) for title in others])
+            for task, others in lists_of(split)
+        ]
+        return sum(any(len(own ^ other) <= 2 for other in others) for own, others in worlds)
+
+    assert num_near("train") > 2 * num_near("test")
+
+
+def test_an_asker_may_not_know_what_a_list_is_called() -> None:
+    def num_other(split: Split) -> int:
+        return sum(
+            not words_of(task.pages[0].title.lower()) <= words_of(task.question.lower())
+            for task, _ in lists_of(split)
+        )
+
+    assert num_other("train") > 2 * num_other("test")
+
+
+def test_other_words_keep_the_items_and_say_all_that_was_said() -> None:
+    rng, lexicon = random.Random(1), load_lexicon("train")
+    told = {
+        made_up.other_words("castles in Morlen", "castles", "Morlen", lexicon, rng)
+        for _ in range(200)
+    }
+    assert len(told) > 20
+    assert all("castles" in text and "Mor" in text for text in told)
+    narrower = "castles in Morlen opened in 1820"
+    assert made_up.other_words(narrower, "castles", "Morlen", lexicon, rng) == narrower
+
+
+def test_a_relation_told_roughly_keeps_some_of_its_words() -> None:
+    rng, lexicon = random.Random(1), load_lexicon("train")
+    relation = "oldest castles in Morlen opened in 1820"
+    words = set(relation.split(" "))
+    told = [made_up.loosely(relation, lexicon, rng).split(" ") for _ in range(300)]
+    assert len({" ".join(text) for text in told}) > 150
+    assert all(len(words & set(text)) >= len(words) - 2 for text in told)
+    assert any(sorted(text) == sorted(relation.split(" ")) for text in told), "out of place"

@@ -4,6 +4,7 @@ Whoever asks words a fact otherwise than the page does; what the two share must 
 """
 
 import random
+import re
 from functools import cache
 
 from wideseek.worlds.columns import is_told
@@ -71,6 +72,10 @@ RELATIONS = (
     "{p} of {x} {n}", "{p} that {x} {r}", "{x}ing {p} of {r}", "{p} in the {x} of {r}", "{x}ed {p} in {r}", "{p} {r} {x}ed",
     "{p} {r} {x}ed", "{p} {r} and {m} {x}ed", "{m} {p} with no {x}",
 )  # fmt: skip
+
+
+_WORDY = frozenset(("name", "names", "word", "phrase"))
+_LENGTHENED = _WORDY | {"zone"}
 
 
 def plural(word: str) -> str:
@@ -171,3 +176,126 @@ def marked(value: str, rng: random.Random) -> str:
     return value + rng.choice(
         ("%", " %", "+", "*", f" ({word})", f"; {word}", f", {word}", "/2", "!")
     )
+
+
+def echo(
+    name: str, kind: str, value: str, before: list[str], lexicon: Lexicon, rng: random.Random
+) -> str:
+    """A value that repeats its page: "Brazilian Real", "Brasília" and "BR" stand on the page of Brazil.
+
+    Kinds that are numbers keep their value.
+    """
+    words = [w for w in re.split("[ ()-]+", name) if len(w) > 3] or [name]
+    root = rng.choice(words)
+    if kind == "code":
+        letters = "".join(letter for letter in name if letter.isalpha())[: rng.randint(1, 3)]
+        return letters.upper() if rng.random() < 0.4 else letters
+    if before and kind in _LENGTHENED and rng.random() < 0.3:
+        return lengthened(rng.choice(before), name, lexicon.word(rng), rng)
+    if kind not in _WORDY:
+        return value
+    ending = rng.choice(("ian", "ese", "n", "an", "i", "ish", "e", "o", "er", ""))
+    near = root[: max(3, len(root) - rng.randint(0, 3))] + ending
+    word = lexicon.word(rng).capitalize()
+    forms = [
+        f"{root}{ending} {word}",
+        f"{near} {word}",
+        f"{near} {value}",
+        near,
+        root,
+        name,
+        f"{name} {word}",
+    ]
+    forms += [f"{word} {root}", f"{value}, {name}", f"{near}, {value}"]
+    forms += [f"{value} ({word.lower()})", f"{near} {word} {value}"]
+    forms += [f"{near.lower()} ({name.lower()}); {word.lower()} from {value}", f"after {near}"]
+    if before:
+        forms += [rng.choice(before), f"{rng.choice(before).split()[0]} {word}"]
+    return rng.choice(forms).replace("|", "")
+
+
+def near_relation(
+    relation: str, kinds: str, place: str, fact: str, lexicon: Lexicon, rng: random.Random
+) -> str:
+    """What a list is about that is nearly another's: a word more, fewer or other; or about a fact that may be asked for."""
+    word, other = long_word(lexicon, rng), long_word(lexicon, rng)
+    if rng.random() < 0.4:
+        return rng.choice(
+            (
+                f"{kinds} by {fact}",
+                f"largest {kinds} by {fact}",
+                f"{kinds} with {fact} {rng.randint(2, 900)}",
+                f"{kinds} {fact.split()[-1]}ed in the {rng.randint(150, 199)}0s",
+                f"{plural(fact)} of {place}",
+                f"{plural(fact)} in {lexicon.name(rng)}",
+            )
+        )
+    return rng.choice(
+        (
+            f"largest {relation} by {word}",
+            f"{word} {relation}",
+            f"{relation} where {other.capitalize()} is {word}ed",
+            f"{relation} {word}ed in {rng.randint(1500, 2020)}",
+            f"{relation} with more than {rng.randint(2, 40)} {plural(word)}",
+            relation.replace(kinds, plural(word)),
+            relation.replace(place, lexicon.name(rng)),
+            f"{kinds} in {place}",
+            f"{kinds} of {place}",
+            f"all {kinds}",
+        )
+    )
+
+
+def next_in_series(relation: str, place: str, lexicon: Lexicon, rng: random.Random) -> str:
+    """What a list is about that differs from another in a number or a place: "in group 3" for "in group 1"."""
+    numbers = re.findall(r"\d+", relation)
+    if numbers:
+        number = rng.choice(numbers)
+        return relation.replace(number, str(int(number) + rng.choice((-1, 1, 2, 3, 10))), 1)
+    return relation.replace(place, lexicon.name(rng))
+
+
+def adjective(place: str, rng: random.Random) -> str:
+    """What belongs to a place: "Morlian", "Morlish" for Morlen."""
+    root = place.split(" ")[-1]
+    root = root[: max(3, len(root) - rng.randint(0, 3))]
+    return root + rng.choice(("ian", "ese", "ish", "an", "i", "ic"))
+
+
+def other_words(relation: str, kinds: str, place: str, lexicon: Lexicon, rng: random.Random) -> str:
+    """A relation between items and a place told another way: "castles that lie in Morlen" or "Morlish castles" for
+    "castles of Morlen"; one that says more than that stays as it is."""
+    plain = [
+        text.format(p=kinds, r=place)
+        for text in lexicon.relations
+        if set(re.findall(r"\{(\w)\}", text)) == {"p", "r"}
+    ]
+    if relation not in plain:
+        return relation
+    if rng.random() < 0.25:
+        return rng.choice(
+            (f"{adjective(place, rng)} {kinds}", f"{kinds} {place}", f"{place} {kinds}")
+        )
+    return rng.choice(plain)
+
+
+def loosely(relation: str, lexicon: Lexicon, rng: random.Random) -> str:
+    """A relation told by someone who recalls it roughly: a word lost, put in, bent, taken for another or out of place."""
+    words = relation.split(" ")
+    for _ in range(rng.choice((1, 1, 2))):
+        at = rng.randrange(len(words))
+        draw = rng.random()
+        if draw < 0.25 and len(words) > 2:
+            words.pop(at)
+        elif draw < 0.4:
+            words.insert(at, long_word(lexicon, rng))
+        elif draw < 0.6:
+            words[at] = long_word(lexicon, rng)
+        elif draw < 0.8:
+            word = words[at]
+            words[at] = (
+                word[:-1] if word[-1] == "s" else word + rng.choice(("s", "ing", "ed", "ish"))
+            )
+        else:
+            words = words[at:] + words[:at]
+    return " ".join(words)

@@ -6,7 +6,6 @@ must search and copy.
 """
 
 import random
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,9 +18,7 @@ from wideseek.worlds.wording import asked_form
 
 Kind = Literal["table", "boxed"]
 _SITE = "https://atlas.wideseek/"
-_WORDY = frozenset(("name", "names", "word", "phrase"))
 _TOLD_SHARE = 0.2  # of training tables: facts may be asked for by questions of their own
-_LENGTHENED = _WORDY | {"zone"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +133,9 @@ class _World:
             for attribute in attributes:
                 value = draw_value(attribute.kind, self.lexicon, self.rng)
                 if train and self.rng.random() < 0.3:
-                    value = self._echo(name, attribute.kind, value, list(facts.values()))
+                    value = made_up.echo(
+                        name, attribute.kind, value, list(facts.values()), self.lexicon, self.rng
+                    )
                 if attribute.label in alike and entities and self.rng.random() < 0.6:
                     value = self._alike(value, self.rng.choice(entities).facts[attribute.label])
                 if attribute.label in few and self.rng.random() < 0.9:
@@ -165,40 +164,6 @@ class _World:
             return self.fresh_name()
         self.names.add(kin.lower())
         return kin
-
-    def _echo(self, name: str, kind: str, value: str, before: list[str]) -> str:
-        """A value that repeats its page: "Brazilian Real", "Brasília" and "BR" stand on the page of Brazil.
-
-        Kinds that are numbers keep their value.
-        """
-        rng = self.rng
-        words = [w for w in re.split("[ ()-]+", name) if len(w) > 3] or [name]
-        root = rng.choice(words)
-        if kind == "code":
-            letters = "".join(letter for letter in name if letter.isalpha())[: rng.randint(1, 3)]
-            return letters.upper() if rng.random() < 0.4 else letters
-        if before and kind in _LENGTHENED and rng.random() < 0.3:
-            return made_up.lengthened(rng.choice(before), name, self.lexicon.word(rng), rng)
-        if kind not in _WORDY:
-            return value
-        ending = rng.choice(("ian", "ese", "n", "an", "i", "ish", "e", "o", "er", ""))
-        near = root[: max(3, len(root) - rng.randint(0, 3))] + ending
-        word = self.lexicon.word(rng).capitalize()
-        forms = [
-            f"{root}{ending} {word}",
-            f"{near} {word}",
-            f"{near} {value}",
-            near,
-            root,
-            name,
-            f"{name} {word}",
-        ]
-        forms += [f"{word} {root}", f"{value}, {name}", f"{near}, {value}"]
-        forms += [f"{value} ({word.lower()})", f"{near} {word} {value}"]
-        forms += [f"{near.lower()} ({name.lower()}); {word.lower()} from {value}", f"after {near}"]
-        if before:
-            forms += [rng.choice(before), f"{rng.choice(before).split()[0]} {word}"]
-        return rng.choice(forms).replace("|", "")
 
     def _alike(self, value: str, other: str) -> str:
         """A value that another item's begins or ends like, as "Chilean Peso" and "Colombian Peso", or its very twin."""
@@ -278,8 +243,10 @@ def _draw_lists(world: _World, rows: int) -> tuple[list[_List], list[Attribute]]
     one, many = world.draw_kind()
     lists: list[_List] = []
 
-    def add(one: str, many: str, place: str, count: int, facts: list[Attribute]) -> None:
-        relation = world.phrase(many, place)
+    def add(
+        one: str, many: str, place: str, count: int, facts: list[Attribute], relation: str = ""
+    ) -> None:
+        relation = relation or world.phrase(many, place)
         title = relation[0].upper() + relation[1:]
         if all(title.lower() != other.title.lower() for other in lists):
             lists.append(
@@ -292,15 +259,29 @@ def _draw_lists(world: _World, rows: int) -> tuple[list[_List], list[Attribute]]
     for _ in range(rng.randint(1, 2)):
         other_one, other_many = world.draw_kind()
         add(other_one, other_many, places[0], rng.randint(2, 4), world.draw_attributes(5))
+    series = world.split == "train" and rng.random() < 0.25
+    for _ in range(rng.choice((0, 1, 1, 2, 2, 3)) + series if world.split == "train" else 0):
+        about, fact = lists[0].relation, rng.choice(attributes).label
+        if series:
+            near = made_up.next_in_series(about, places[0], world.lexicon, rng)
+        else:
+            near = made_up.near_relation(about, many, places[0], fact, world.lexicon, rng)
+        add(one, many, places[0], rng.randint(1, 2), attributes, near)
     return lists, attributes
 
 
 def make_task(
-    seed: int, split: Split, rows: tuple[int, int] = (3, 10), kind: Kind | None = None
+    seed: int,
+    split: Split,
+    rows: tuple[int, int] = (3, 10),
+    kind: Kind | None = None,
+    *,
+    loose: bool = False,
 ) -> Task:
     """The task of a seed: a table question over `rows` items (inclusive range), or a boxed one about a single item.
 
-    kind None draws one boxed question in six. ValueError for an empty range.
+    kind None draws one boxed question in six. loose: the asker may call a list otherwise than its page, so that only who
+    has seen the pages' titles can tell which one is meant. ValueError for an empty range.
     """
     if not 1 <= rows[0] <= rows[1]:
         raise ValueError(f"rows must be a range of at least 1, not {rows}")
@@ -325,7 +306,7 @@ def make_task(
                 del entity.facts[attribute.label]
     if kind == "boxed":
         return _boxed_task(f"{split}-{seed}", world, lists, asked[0])
-    return _table_task(f"{split}-{seed}", world, lists, asked, attributes)
+    return _table_task(f"{split}-{seed}", world, lists, asked, attributes, loose)
 
 
 def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) -> Task:
@@ -352,7 +333,12 @@ def _boxed_task(name: str, world: _World, lists: list[_List], asked: Attribute) 
 
 
 def _table_task(
-    name: str, world: _World, lists: list[_List], asked: list[Attribute], among: list[Attribute]
+    name: str,
+    world: _World,
+    lists: list[_List],
+    asked: list[Attribute],
+    among: list[Attribute],
+    loose: bool,
 ) -> Task:
     """Facts of every entity of the target list, or of a few that the question names."""
     rng, target = world.rng, lists[0]
@@ -370,7 +356,13 @@ def _table_task(
         else:
             phrasing = ask_entities(names, words, world.split, rng)
     else:
-        phrasing = ask_list(target.relation, target.kind, words, world.split, rng)
+        about = target.relation
+        alone = [x.kind for x in lists if x.place == target.place].count(target.kind) == 1
+        if loose and alone and rng.random() < 0.4:
+            about = made_up.other_words(about, target.kind[1], target.place, world.lexicon, rng)
+        if loose and rng.random() < 0.3:
+            about = made_up.loosely(about, world.lexicon, rng)
+        phrasing = ask_list(about, target.kind, words, world.split, rng)
     names = tuple(entity.name for entity in chosen)
     labels = tuple(attribute.label for attribute in asked)
     columns = (phrasing.key_header or "name", *phrasing.columns)
@@ -402,6 +394,11 @@ def _pages(world: _World, lists: list[_List]) -> tuple[Page, ...]:
         pages += [_entity_page(world, entity, listing, order) for entity in listing.entities]
     for entity in rng.sample(lists[0].entities, min(3, len(lists[0].entities))):
         title = world.fresh_name()
+        if world.split == "train" and rng.random() < 0.4:
+            like = made_up.adjective(rng.choice((lists[0].place, entity.name)), rng)
+            if like.lower() not in world.names:
+                world.names.add(like.lower())
+                title = like
         sentence = f"{title} is often mentioned together with {entity.name}."
         pages.append(
             Page(title=title, url=world.fresh_url(), text=f"{title}\n{sentence}", snippet=sentence)
