@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE_LINES, FUNCTION_LINES, CONFIG_FIELDS = 420, 62, 61
+FILE_LINES, FUNCTION_LINES, CONFIG_FIELDS = 420, 62, 62
 
 # Lower floors first; a module may import its own floor's package and anything below, never above. Rooms that share a
 # floor do not import each other, save where ALLOWED says so.

@@ -50,6 +50,7 @@ def plan_research(
     question: str,
     *,
     width: int | None = None,
+    found_count: int = 0,
     language: LanguageChoice = "auto",
     temperature: float | None = None,
     budget: Budget | None = None,
@@ -57,9 +58,12 @@ def plan_research(
     """How these backends will answer this question; None stands for the defaults.
 
     width: subagents a call. Contexts are as long as both models allow. The bundled model samples
-    greedily and in shorter turns, others at temperature 1.
+    greedily and in shorter turns, others at temperature 1. found_count: titles of pages found for the
+    question that the lead begins with, for models that can read them.
     """
-    limits = Limits() if width is None else Limits(width=width)
+    limits = Limits(found_count=found_count)
+    if width is not None:
+        limits = replace(limits, width=width)
     if backends.max_model_len is not None:
         limits = replace(limits, seq_length=min(limits.seq_length, backends.max_model_len))
     if backends.bundled:

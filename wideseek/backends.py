@@ -228,6 +228,18 @@ def add_backend_flags(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=get_args(Dtype), default="auto", help="number format of local weights")
 
 
+def add_found_flag(parser: argparse.ArgumentParser) -> None:
+    """--found: how many titles found for a question the lead begins with."""
+    parser.add_argument(
+        "--found",
+        type=int,
+        choices=range(27),
+        default=0,
+        metavar="N",
+        help="begin with titles of N pages found for the question, at most 26 (default: 0)",
+    )
+
+
 def positive_int(text: str) -> int:
     """A flag's whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:

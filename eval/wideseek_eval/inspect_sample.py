@@ -209,8 +209,9 @@ class _Transcript:
             "working_time": round(event.ts - begun, 3),
         }
         self._append("tool", event, told)
-        message = {"role": "tool", "content": text, "function": data["name"]}
-        self._hear(event.agent_id, message)
+        if event.agent_id is not None:  # else a search of the run itself, before it has an agent
+            message = {"role": "tool", "content": text, "function": data["name"]}
+            self._hear(event.agent_id, message)
 
     def _tell(self, data: Mapping[str, Any]) -> str:
         """What a call gave, in text."""

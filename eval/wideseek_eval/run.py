@@ -29,8 +29,9 @@ from wideseek_eval.team import Team
 class Settings:
     """How every question is answered.
 
-    width: subagents a call; turns: of an agent that works alone. max_seconds, max_tokens: of one
-    question. reply_tokens: of one reply, and of a subagent's. None: as `plan_research` has it.
+    width: subagents a call; found_count: titles the lead begins with; turns: of an agent that works
+    alone. max_seconds, max_tokens: of one question. reply_tokens: of one reply, and of a
+    subagent's. None: as `plan_research` has it.
     """
 
     workflow: Workflow
@@ -38,6 +39,7 @@ class Settings:
     temperature: float
     max_seconds: float
     seed: int
+    found_count: int = 0
     turns: int | None = None
     max_tokens: int | None = None
     reply_tokens: tuple[int, int] | None = None
@@ -151,6 +153,7 @@ def _plan(task: EvalTask, team: Team, settings: Settings) -> Research:
         Backends(lead=team.lead, sub=team.sub, corpus=task.open_corpus(), bundled=bundled),
         task.question,
         width=settings.width,
+        found_count=settings.found_count,
         temperature=settings.temperature,
         budget=budget,
     )

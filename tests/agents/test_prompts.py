@@ -9,9 +9,11 @@ import pytest
 from wideseek.agents.prompts import Language, Prompts, detect_language, fill, load_prompts
 
 PLACEHOLDERS = {
-    "lead_user": {"question"},
-    "single_user": {"question"},
+    "lead_user": {"question", "found"},
+    "single_user": {"question", "found"},
     "sub_user": {"question", "subtask"},
+    "found": {"pages"},
+    "found_page": {"letter", "title"},
     "lead_first_hint": {"turns", "width"},
     "lead_next_hint": {"next_turn", "turns", "width"},
     "first_hint": {"turns"},

@@ -27,6 +27,11 @@ def backends(*contexts: int | None, bundled: bool = False) -> Backends:
     return Backends(lead=lead, sub=sub, corpus=CORPUS, bundled=bundled)
 
 
+def test_titles_are_found_where_they_are_asked_for() -> None:
+    assert plan_research(backends(None, None), "Which?").limits.found_count == 0
+    assert plan_research(backends(None, None), "Which?", found_count=5).limits.found_count == 5
+
+
 def test_the_bundled_model_is_greedy_and_brief_others_are_not() -> None:
     bundled = plan_research(backends(None, None, bundled=True), "Which?")
     assert bundled.sampling.temperature == 0.0

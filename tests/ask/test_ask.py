@@ -84,6 +84,14 @@ def test_a_question_ends_in_an_aligned_table_with_a_url_a_row(ask: Ask) -> None:
     assert events[-1].type == "run.completed"
 
 
+def test_the_lead_begins_with_as_many_titles_as_asked_for(ask: Ask) -> None:
+    with team() as url:
+        assert ask("--base-url", url, "--found", "2") == 0
+    assert "s run      searched: Aland, Beland\n" in ask.err
+    assert ask("--found", "27") == 2
+    assert "--found" in ask.err
+
+
 def test_json_is_one_object_and_nothing_else(ask: Ask) -> None:
     with team() as url:
         assert ask("--base-url", url, "--json", "--seed", "7") == 0

@@ -4,7 +4,13 @@ import random
 from pathlib import Path
 
 import pytest
-from wideseek_train.demonstrations import GarbledDialogue, demonstrate, draw_examples, garble
+from wideseek_train.demonstrations import (
+    GarbledDialogue,
+    demonstrate,
+    draw_examples,
+    find_titles,
+    garble,
+)
 from wideseek_train.tokenizer import build_tokenizer, save_tokenizer
 
 from wideseek.model.renderer import Renderer
@@ -59,3 +65,17 @@ def test_nobody_is_taught_to_spoil_a_report(
     reports = [text for text in spoilt if text.startswith("| ") and len(text) > 25]
     assert reports and said
     assert not any(report in text for report in reports for text in said)
+
+
+def test_titles_found_for_a_question_are_not_always_the_best_ones_in_order() -> None:
+    rng = random.Random(2)
+    drawn = (make_task(seed, "train", (3, 5), "table", loose=True) for seed in range(200))
+    tasks = [task for task in drawn if not task.phrasing.entities]
+    ranks = []
+    for task in tasks:
+        titles = find_titles(task, 5, rng)
+        title = task.pages[0].title
+        ranks.append(titles.index(title) if title in titles else None)
+    assert 0.5 < ranks.count(0) / len(tasks) < 0.92
+    assert 0 < ranks.count(None) / len(tasks) < 0.2
+    assert {1, 2, 3} <= set(ranks)

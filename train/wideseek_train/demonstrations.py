@@ -12,6 +12,7 @@ import numpy as np
 
 from wideseek.agents.limits import Limits
 from wideseek.agents.prompts import load_prompts
+from wideseek.agents.replies import tell_found
 from wideseek.agents.research import Research
 from wideseek.agents.roles import role_specs
 from wideseek.generation import Message, ToolSchema
@@ -90,6 +91,7 @@ def demonstrate(
     width: int,
     flaky: float = 0.0,
     garbled: float = 0.0,
+    found_count: int = 0,
 ) -> Rollout:
     """The expert's rollout on a task, `width` subagents a call at most.
 
@@ -115,7 +117,7 @@ def demonstrate(
         search=tools,
         access=tools,
         prompts=load_prompts("en"),
-        limits=Limits(width=width),
+        limits=Limits(width=width, found_count=found_count),
     )
     return asyncio.run(
         research.run(task.question, workflow="single" if workflow == "single" else "team")
@@ -130,10 +132,31 @@ def to_example(trajectory: Trajectory, role: str) -> Example:
     return Example(ids, said, role)
 
 
-def plan_example(task: Task, renderer: Renderer, width: int) -> Example:
+def find_titles(task: Task, count: int, rng: random.Random) -> list[str]:
+    """Titles that a search for the question finds in the task's world; now and then in another order, without one, or none.
+
+    Made-up worlds are small, and their search errs less than one over all that a site has.
+    """
+    if not count:
+        return []
+    corpus = Corpus.from_pages(task.pages)
+    found = asyncio.run(corpus.search(task.question, count))
+    titles = [hit.title for hit in found.hits]
+    if rng.random() < 0.05:
+        rng.shuffle(titles)
+    if titles and rng.random() < 0.1:
+        titles.remove(rng.choice(titles))
+    return titles if rng.random() < 0.97 else []
+
+
+def plan_example(
+    task: Task, renderer: Renderer, width: int, found_count: int, rng: random.Random
+) -> Example:
     """The lead's first turn alone: reading the question is what takes the most practice, and it is short."""
-    spec = role_specs(load_prompts("en"), Limits(width=width))["lead"]
-    messages = spec.open_messages(task.question)
+    prompts = load_prompts("en")
+    spec = role_specs(prompts, Limits(width=width))["lead"]
+    found = tell_found(prompts, find_titles(task, found_count, rng))
+    messages = spec.open_messages(task.question, found=found)
     asked = renderer.first(messages, spec.tools)
     spoken = LeadExpert(task, messages[-1].content).speak()
     said = [*renderer.encode(spoken), renderer.stop_token_ids[0]]
@@ -149,13 +172,20 @@ def _draw_rows(rng: random.Random) -> tuple[int, int]:
 
 
 def draw_examples(
-    seed: int, renderer: Renderer, max_length: int, plans: int, reports: int
+    seed: int,
+    renderer: Renderer,
+    max_length: int,
+    plans: int,
+    reports: int,
+    found_count: int = 0,
 ) -> Iterator[Example]:
     """An endless stream of examples of all roles; at most two subagents of a rollout are kept.
 
     Trajectories above `max_length` tokens are dropped. After each rollout come `plans` first turns of other leads and
-    `reports` subagents of as many other worlds: facts are worded alike within a world.
+    `reports` subagents of as many other worlds: facts are worded alike within a world. found_count: titles found for the
+    question that leads begin with; with them askers may call a list otherwise than its page.
     """
+    loose = found_count > 0
     rng = random.Random(f"demonstrations/{seed}")
     while True:
         kind: Kind = "boxed" if rng.random() < 0.13 else "table"
@@ -163,10 +193,12 @@ def draw_examples(
         rows = rng.choice(((1, 3), (2, 8))) if single else _draw_rows(rng)
         if kind == "boxed":
             rows = (1, 4)
-        task = make_task(rng.getrandbits(48), "train", rows, kind)
+        task = make_task(rng.getrandbits(48), "train", rows, kind, loose=loose)
         workflow = "single" if single else "team"
         garbled = rng.uniform(0.1, 0.5) if rng.random() < 0.2 else 0.0
-        rollout = demonstrate(task, renderer, workflow, rng.choice(WIDTHS), 0.03, garbled)
+        rollout = demonstrate(
+            task, renderer, workflow, rng.choice(WIDTHS), 0.03, garbled, found_count
+        )
         lead, *subs = rollout.trajectories
         if garbled:
             subs = []  # only how the lead goes on from what it was told is to be learned
@@ -179,9 +211,13 @@ def draw_examples(
         for _ in range(plans):
             rows = rng.choice(((1, 1), (2, 4)))
             task = make_task(
-                rng.getrandbits(48), "train", rows, rng.choice(("boxed", "table", "table", "table"))
+                rng.getrandbits(48),
+                "train",
+                rows,
+                rng.choice(("boxed", "table", "table", "table")),
+                loose=loose,
             )
-            yield plan_example(task, renderer, rng.choice(WIDTHS))
+            yield plan_example(task, renderer, rng.choice(WIDTHS), found_count, rng)
         for _ in range(reports):
             task = make_task(rng.getrandbits(48), "train", (1, 2), "table")
             *_, last = demonstrate(task, renderer, "team", 10, 0.03).trajectories

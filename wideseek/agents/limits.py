@@ -11,7 +11,8 @@ class Limits:
     seq_length: tokens of an agent's whole context. max_turn_tokens: tokens of one reply, None for
     all the room left; max_sub_turn_tokens: the same for subagents, None for max_turn_tokens.
     search_count: hits a search shows unless the call names a count. page_chars: characters of a
-    page an agent is shown.
+    page an agent is shown. found_count: pages found by the question itself whose titles the lead or
+    the single agent begins with; none in the paper.
     """
 
     lead_turns: int = 10
@@ -24,9 +25,11 @@ class Limits:
     max_sub_turn_tokens: int | None = None
     search_count: int = 3
     page_chars: int = 25000
+    found_count: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and value < 1:
-                raise ValueError(f"{field.name} must be at least 1, not {value}")
+            least = 0 if field.name == "found_count" else 1
+            if value is not None and value < least:
+                raise ValueError(f"{field.name} must be at least {least}, not {value}")

@@ -24,6 +24,8 @@ class Prompts:
     lead_user: str
     single_user: str
     sub_user: str
+    found: str
+    found_page: str
     lead_first_hint: str
     lead_next_hint: str
     first_hint: str

@@ -1,8 +1,14 @@
 """What an agent is told about its tool calls: outcomes as text, in the words of its Prompts."""
 
+from collections.abc import Sequence
+from string import ascii_lowercase
+
 from wideseek.agents.prompts import Prompts, fill
 from wideseek.tools.outcome import PageResult, SearchResult, Status
 from wideseek.trajectory import End, ToolCall, Trajectory
+
+MAX_TITLE_CHARACTERS = 200
+"""Of a found page's title; a site may put a paragraph there."""
 
 
 def tell_search(prompts: Prompts, query: str, result: SearchResult) -> str:
@@ -14,6 +20,15 @@ def tell_search(prompts: Prompts, query: str, result: SearchResult) -> str:
         for rank, hit in enumerate(result.hits, 1)
     )
     return fill(prompts.search, query=query, result="\n".join(hits))
+
+
+def tell_found(prompts: Prompts, titles: Sequence[str]) -> str:
+    """The pages that a search for the question itself found, for the agent that begins with them; 26 at most."""
+    lines = (
+        fill(prompts.found_page, letter=letter, title=_one_line(title))
+        for letter, title in zip(ascii_lowercase, titles, strict=False)
+    )
+    return fill(prompts.found, pages="".join(lines)) if titles else ""
 
 
 def tell_page(prompts: Prompts, url: str, result: PageResult, page_chars: int) -> str:
@@ -43,6 +58,11 @@ def tell_rejected(
     if cut:
         texts.append(fill(prompts.calls_cut, count=cut, limit=limit))
     return texts
+
+
+def _one_line(title: str) -> str:
+    """A title as one line that cannot be taken for several, however a site words it."""
+    return " ".join(title.split())[:MAX_TITLE_CHARACTERS]
 
 
 def _words(reason: Status | End) -> str:

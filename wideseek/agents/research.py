@@ -8,7 +8,7 @@ from uuid import uuid4
 from wideseek.agents.agent import Agent, RunCalls, Shared
 from wideseek.agents.limits import Limits
 from wideseek.agents.prompts import Prompts
-from wideseek.agents.replies import tell_report
+from wideseek.agents.replies import tell_found, tell_report
 from wideseek.agents.roles import role_specs
 from wideseek.agents.toolbox import Toolbox, urls_in
 from wideseek.generation import OpenDialogue, Sampling
@@ -109,8 +109,9 @@ class _Run:
         ending, stop_reason = EventType.RUN_FAILED, "error"  # unless something better is known
         try:
             async with self.ledger.running(cancel):
+                found = await self._find()
                 self.ledger.agents.issue()
-                await self._open_root(workflow).run()
+                await self._open_root(workflow, found).run()
             rollout = self._rollout()
             ending = _END_EVENTS.get(rollout.trajectories[0].end, EventType.RUN_COMPLETED)
             stop_reason = rollout.stop_reason
@@ -122,19 +123,34 @@ class _Run:
             told = {"stop_reason": stop_reason, "answer": self._answer_text()}
             self.research.emit(ending, told | {"usage": self.ledger.usage()})
 
-    def _open_root(self, workflow: Workflow) -> Agent:
+    async def _find(self) -> str:
+        """What the root is told of pages that a search for the question itself finds."""
+        count = self.research.limits.found_count
+        if not count:
+            return ""
+        toolbox = self._toolbox(None, None)
+        titles = await toolbox.find(self.question, count)
+        self.seen |= toolbox.seen
+        return tell_found(self.research.prompts, titles)
+
+    def _open_root(self, workflow: Workflow, found: str) -> Agent:
         if workflow == "team":
-            return self._open_agent("lead", "lead", self._run_wave)
-        return self._open_agent("single", "single", self._toolbox("single", None).run)
+            return self._open_agent("lead", "lead", self._run_wave, found=found)
+        run_calls = self._toolbox("single", None).run
+        return self._open_agent("single", "single", run_calls, found=found)
 
     def _open_agent(
-        self, role: Role, agent_id: str, run_calls: RunCalls, subtask: str = ""
+        self, role: Role, agent_id: str, run_calls: RunCalls, subtask: str = "", found: str = ""
     ) -> Agent:
         spec = self.specs[role]
         opens = self.research.open_sub if self.agents else self.research.open_lead
         agent = Agent(
             spec,
-            opens(spec.open_messages(self.question, subtask), spec.tools, self._session(agent_id)),
+            opens(
+                spec.open_messages(self.question, subtask, found),
+                spec.tools,
+                self._session(agent_id),
+            ),
             run_calls,
             self.shared,
             agent_id=agent_id,
@@ -144,15 +160,16 @@ class _Run:
         self.agents.append(agent)
         return agent
 
-    def _session(self, agent_id: str) -> str:
+    def _session(self, agent_id: str | None) -> str:
         """A subagent's is below the root's, whose KV an engine keeps while a wave runs."""
-        return "/".join((self.name, *(agent.agent_id for agent in self.agents[:1]), agent_id))
+        above = (agent.agent_id for agent in self.agents[:1])
+        return "/".join((self.name, *above, agent_id or "run"))
 
     @property
     def _root_id(self) -> str | None:
         return self.agents[0].agent_id if self.agents else None
 
-    def _toolbox(self, agent_id: str, parent_id: str | None) -> Toolbox:
+    def _toolbox(self, agent_id: str | None, parent_id: str | None) -> Toolbox:
         return Toolbox(
             self.shared,
             search=self.research.search,

@@ -22,9 +22,11 @@ class RoleSpec:
     turns: int
     calls: int
 
-    def open_messages(self, question: str, subtask: str = "") -> tuple[Message, Message]:
-        """The messages an agent of this role starts with."""
-        user = fill(self.user, question=question, subtask=subtask) + self.first_hint
+    def open_messages(
+        self, question: str, subtask: str = "", found: str = ""
+    ) -> tuple[Message, Message]:
+        """The messages an agent of this role starts with; found: what `tell_found` says of pages, if any are told."""
+        user = fill(self.user, question=question, subtask=subtask, found=found) + self.first_hint
         return Message(role="system", content=self.system), Message(role="user", content=user)
 
 

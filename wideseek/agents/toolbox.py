@@ -37,7 +37,10 @@ def urls_in(text: str) -> set[str]:
 
 
 class Toolbox:
-    """Runs the searches and accesses of one agent; `seen` are the urls it may open so far."""
+    """Runs the searches and accesses of one agent; `seen` are the urls it may open so far.
+
+    agent_id None: those of the run itself, before it has an agent.
+    """
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Toolbox:
         access: Access,
         open_reader: OpenDialogue | None,
         seen: Iterable[str],
-        agent_id: str,
+        agent_id: str | None,
         parent_id: str | None,
         session: str,
     ) -> None:
@@ -69,11 +72,19 @@ class Toolbox:
             tasks = [group.create_task(self._run_one(call)) for call in calls[:granted]]
         if granted < len(calls):
             ledger.stop("max_tool_calls")
-        return [task.result() for task in tasks]
+        return [text for text, _ in (task.result() for task in tasks)]
 
-    async def _run_one(self, call: ToolCall) -> str:
+    async def find(self, question: str, count: int) -> list[str]:
+        """Titles of at most `count` pages that a search for the question itself finds."""
+        self._shared.ledger.tool_calls.issue()
+        call = ToolCall(name="search", arguments={"query": question, "count": count})
+        _, outcome = await self._run_one(call)
+        return [hit["title"] for hit in outcome.get("hits", ())]
+
+    async def _run_one(self, call: ToolCall) -> tuple[str, dict[str, Any]]:
+        """The text that tells a call's outcome, and the outcome itself."""
         self._issued += 1
-        call_id = f"{self._agent_id}/{self._issued}"
+        call_id = f"{self._agent_id or 'run'}/{self._issued}"
         told = {"call_id": call_id, "name": call.name}
         self._emit(EventType.TOOL_CALLED, told | {"arguments": call.arguments})
         ok = False
@@ -84,7 +95,7 @@ class Toolbox:
         finally:
             self._shared.ledger.tool_calls.settle(ok=ok)
         self._emit(EventType.TOOL_RESULT, told | outcome)
-        return text
+        return text, outcome
 
     async def _search(self, call_id: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         query = arguments["query"]

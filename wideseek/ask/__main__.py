@@ -22,6 +22,7 @@ from wideseek.backends import (
     Backends,
     OneLineParser,
     add_backend_flags,
+    add_found_flag,
     open_backends,
     positive_float,
     positive_int,
@@ -55,6 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("question")
     add_backend_flags(parser)
     add("--max-agents", type=positive_int, metavar="N", help="subagents a call (default: 10)")
+    add_found_flag(parser)
     add("--workflow", choices=("team", "single"), default="team", help="a team or one agent")
     add("--language", choices=("auto", "en", "zh"), default="auto", help="of the prompts")
     add("--temperature", type=float, help="of sampling (default: 0 for the bundled model, else 1)")
@@ -112,6 +114,7 @@ def plan(options: argparse.Namespace, backends: Backends) -> Research:
         backends,
         options.question,
         width=width,
+        found_count=options.found,
         language=options.language,
         temperature=options.temperature,
         budget=Budget(

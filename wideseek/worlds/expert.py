@@ -19,6 +19,7 @@ FAILED = "\nNothing to show: "  # what the English prompts say of a search or pa
 _WIDTH = re.compile(r"\[turn (\d+) of (\d+)(?:, up to (\d+) subagents a call)?\]\s*$")
 _ITEM = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
 _ROW = re.compile(r"^\| (\d+) \| .+$", re.MULTILINE)
+_FOUND = re.compile(r"^ \[(\w)\] (.+) \[\1\]$", re.MULTILINE)
 _HIT = re.compile(r"^\d+ (https://\S+)\n([^\n]*)", re.MULTILINE)
 
 
@@ -49,10 +50,27 @@ def _columns(task: Task) -> list[str]:
     return list(task.columns) if task.kind == "table" else ["name", *task.phrasing.columns]
 
 
-def _named_items(task: Task) -> dict[int, str]:
-    """The items the question itself names, numbered; none when a list must be found."""
-    named = (task.phrasing.span,) if task.kind == "boxed" else task.phrasing.entities
-    return dict(enumerate(named, 1))
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """What a question is about: a page found for it, or what the question calls it.
+
+    items: those the question itself names, numbered; none when the list that span tells of must be found. mark: "[b] ", the
+    letter of the page found for the list or for the only item, or nothing.
+    """
+
+    span: str
+    items: dict[int, str]
+    mark: str
+
+    @classmethod
+    def read(cls, task: Task, first: str) -> "_Aim":
+        found = {title.casefold(): (letter, title) for letter, title in _FOUND.findall(first)}
+        named = (task.phrasing.span,) if task.kind == "boxed" else task.phrasing.entities
+        wanted = named[0] if len(named) == 1 else task.pages[0].title
+        if len(named) > 1 or wanted.casefold() not in found:
+            return cls(task.phrasing.span, dict(enumerate(named, 1)), "")
+        letter, title = found[wanted.casefold()]
+        return cls(title, {1: title} if named else {}, f"[{letter}] ")
 
 
 def _lettered(facts: Sequence[str]) -> list[str]:
@@ -60,12 +78,13 @@ def _lettered(facts: Sequence[str]) -> list[str]:
     return [f"({letter}) {fact}" for letter, fact in zip(FACT_LETTERS, facts, strict=False)]
 
 
-def _plan(task: Task) -> str:
+def _plan(task: Task, aim: _Aim) -> str:
     """The first thought: what is looked for, and the columns, the facts among them lettered."""
-    named = ", ".join(f"{k}. {name}" for k, name in _named_items(task).items())
+    named = ", ".join(f"{k}. {name}" for k, name in aim.items.items())
+    wanted = aim.mark + aim.span if aim.mark or not named else named
     key = task.phrasing.key_header or "name"
     columns = " ".join((key, *_lettered(task.phrasing.columns)))
-    return f"<think>\nfind: {named or task.phrasing.span}\ncolumns: {columns}\n</think>\n\n"
+    return f"<think>\nfind: {wanted}\ncolumns: {columns}\n</think>\n\n"
 
 
 def _answer(task: Task, rows: dict[int, str]) -> str:
@@ -88,7 +107,8 @@ class LeadExpert:
     def __init__(self, task: Task, first: str) -> None:
         self.task = task
         self.hint = Hint.read(first)
-        self.items = _named_items(task)
+        self.aim = _Aim.read(task, first)
+        self.items = self.aim.items
         self.rows: dict[int, str] = {}
         self.started = False
 
@@ -104,11 +124,10 @@ class LeadExpert:
     def speak(self) -> str:
         if not self.started:
             self.started = True
+            plan = _plan(self.task, self.aim)
             if self.items:
-                return _plan(self.task) + self._spawn(
-                    self._prompts(1, min(self.hint.width, len(self.items)))
-                )
-            return _plan(self.task) + self._spawn([f"list: {self.task.phrasing.span}"])
+                return plan + self._spawn(self._prompts(1, min(self.hint.width, len(self.items))))
+            return plan + self._spawn([f"list: {self.aim.span}"])
         total, done = len(self.items), max(self.rows, default=0)
         if done >= total or self.hint.turn >= self.hint.turns:
             return f"<think>\nitems: {total}, done\n</think>\n\n{_answer(self.task, self.rows)}"
@@ -210,7 +229,8 @@ class SingleExpert:
     def __init__(self, task: Task, first: str) -> None:
         self.task = task
         self.hint = Hint.read(first)
-        self.items = _named_items(task)
+        self.aim = _Aim.read(task, first)
+        self.items = self.aim.items
         self.rows: dict[int, str] = {}
         self.step = "plan"
         self.last = ""
@@ -232,9 +252,9 @@ class SingleExpert:
     def _next(self) -> str:
         if self.step == "plan":
             self.step = "open"
-            return _plan(self.task) + self._search(self.items.get(1, self.task.phrasing.span))
+            return _plan(self.task, self.aim) + self._search(self.items.get(1, self.aim.span))
         listing = not self.items
-        name = self.task.phrasing.span if listing else self.items[len(self.rows) + 1]
+        name = self.aim.span if listing else self.items[len(self.rows) + 1]
         if self.step == "open":
             self.step = "read"
             url = _pick_url(self.last, name)
