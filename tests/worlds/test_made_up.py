@@ -161,18 +161,18 @@ def test_an_asker_may_not_know_what_a_list_is_called() -> None:
 def test_other_words_keep_the_items_and_say_all_that_was_said() -> None:
     rng, lexicon = random.Random(1), load_lexicon("train")
     told = {
-        made_up.other_words("castles in Morlen", "castles", "Morlen", lexicon, rng)
+        made_up.other_words("castles in Zhellan", "castles", "Zhellan", lexicon, rng)
         for _ in range(200)
     }
     assert len(told) > 20
-    assert all("castles" in text and "Mor" in text for text in told)
-    narrower = "castles in Morlen opened in 1820"
-    assert made_up.other_words(narrower, "castles", "Morlen", lexicon, rng) == narrower
+    assert all("castles" in text and "Zhel" in text for text in told)
+    narrower = "castles in Zhellan opened in 1820"
+    assert made_up.other_words(narrower, "castles", "Zhellan", lexicon, rng) == narrower
 
 
 def test_a_relation_told_roughly_keeps_some_of_its_words() -> None:
     rng, lexicon = random.Random(1), load_lexicon("train")
-    relation = "oldest castles in Morlen opened in 1820"
+    relation = "oldest castles in Zhellan opened in 1820"
     words = set(relation.split(" "))
     told = [made_up.loosely(relation, lexicon, rng).split(" ") for _ in range(300)]
     assert len({" ".join(text) for text in told}) > 150
