@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, get_args
 
 from wideseek.agents.endpoint import Endpoint
+from wideseek.agents.toolbox import MAX_SEARCH_COUNT
 from wideseek.engine.config import EngineConfig
 from wideseek.generation import Dialogue, Message, ModelFailure, ToolSchema
 from wideseek.model.dialogue import TokenDialogue
@@ -233,10 +234,10 @@ def add_found_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--found",
         type=int,
-        choices=range(27),
+        choices=range(MAX_SEARCH_COUNT + 1),
         default=0,
         metavar="N",
-        help="begin with titles of N pages found for the question, at most 26 (default: 0)",
+        help=f"begin with titles of N pages found for the question, at most {MAX_SEARCH_COUNT}",
     )
 
 

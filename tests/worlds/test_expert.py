@@ -29,7 +29,16 @@ def test_the_expert_is_always_right(renderer: Renderer, split: str, workflow: st
         assert all(t.end is End.ANSWERED for t in rollout.trajectories)
         if task.kind == "boxed":
             assert f"\\boxed{{{task.answer}}}" in rollout.answer
-        for row in task.rows:  # an item typed in small letters is told as its page is called
+        for row in task.rows:
+            assert f"| {' | '.join(row)} |" in rollout.answer
+
+
+@pytest.mark.parametrize("workflow", ["team", "single"])
+def test_the_expert_is_right_with_titles_too(renderer: Renderer, workflow: str) -> None:
+    """An item that was typed in small letters is then told as its page is called."""
+    for task in make_tasks("train", 20, seed=5, rows=(1, 13), kind="table"):
+        rollout = demonstrate(task, renderer, workflow, 10, found_count=5)
+        for row in task.rows:
             assert f"| {' | '.join(row)} |".lower() in rollout.answer.lower()
 
 
@@ -38,7 +47,7 @@ def test_the_expert_asks_again_for_what_failed(renderer: Renderer, workflow: str
     for task in make_tasks("train", 12, seed=6, rows=(2, 5), kind="table"):
         rollout = demonstrate(task, renderer, workflow, 10, flaky=0.3)
         for row in task.rows:
-            assert f"| {' | '.join(row)} |".lower() in rollout.answer.lower()
+            assert f"| {' | '.join(row)} |" in rollout.answer
 
 
 def test_a_narrow_team_runs_out_of_turns_and_says_what_it_has(renderer: Renderer) -> None:

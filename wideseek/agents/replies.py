@@ -23,7 +23,7 @@ def tell_search(prompts: Prompts, query: str, result: SearchResult) -> str:
 
 
 def tell_found(prompts: Prompts, titles: Sequence[str]) -> str:
-    """The pages that a search for the question itself found, for the agent that begins with them; 26 at most."""
+    """The pages that a search for the question itself found, for the agent that begins with them."""
     lines = (
         fill(prompts.found_page, letter=letter, title=_one_line(title))
         for letter, title in zip(ascii_lowercase, titles, strict=False)
