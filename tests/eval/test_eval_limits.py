@@ -68,6 +68,17 @@ def test_tasks_are_picked_by_number_range_and_name(
         pick(draw_worlds("test", 2, 0, None), "test-0,nobody")
 
 
+def test_leads_begin_with_titles_found_where_asked_for(
+    main: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Command(main, monkeypatch)
+    assert run(tmp_path, "--tasks", "1", "--found", "3") == 0
+    events = map(json.loads, (tmp_path / "runs/test-0-t0/events.jsonl").read_text().splitlines())
+    found = next(event["data"] for event in events if event["type"] == "tool.called")
+    assert (found["call_id"], found["arguments"]["count"]) == ("run/1", 3)
+    assert json.loads((tmp_path / "config.json").read_text())["found"] == 3
+
+
 def test_tokens_of_a_question_are_limited(
     main: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ Whoever asks words a fact otherwise than the page does; what the two share must 
 
 import random
 import re
+from collections.abc import Set
 from functools import cache
 
 from wideseek.worlds.columns import is_told
@@ -262,15 +263,17 @@ def adjective(place: str, rng: random.Random) -> str:
     return root + rng.choice(("ian", "ese", "ish", "an", "i", "ic"))
 
 
-def other_words(relation: str, kinds: str, place: str, lexicon: Lexicon, rng: random.Random) -> str:
+def other_words(
+    relation: str, kinds: str, place: str, others: Set[str], lexicon: Lexicon, rng: random.Random
+) -> str:
     """A relation between items and a place told another way: "castles that lie in Morlen" or "Morlish castles" for
-    "castles of Morlen"; one that says more than that stays as it is."""
+    "castles of Morlen"; one that says more than that stays as it is, and one beside others that say no more."""
     plain = [
         text.format(p=kinds, r=place)
         for text in lexicon.relations
         if set(re.findall(r"\{(\w)\}", text)) == {"p", "r"}
     ]
-    if relation not in plain:
+    if relation not in plain or not others.isdisjoint(plain):
         return relation
     if rng.random() < 0.25:
         return rng.choice(

@@ -357,9 +357,10 @@ def _table_task(
             phrasing = ask_entities(names, words, world.split, rng)
     else:
         about = target.relation
-        alone = [x.kind for x in lists if x.place == target.place].count(target.kind) == 1
-        if loose and alone and rng.random() < 0.4:
-            about = made_up.other_words(about, target.kind[1], target.place, world.lexicon, rng)
+        if loose and rng.random() < 0.4:
+            others = {listing.relation for listing in lists[1:]}
+            kinds, place = target.kind[1], target.place
+            about = made_up.other_words(about, kinds, place, others, world.lexicon, rng)
         if loose and rng.random() < 0.3:
             about = made_up.loosely(about, world.lexicon, rng)
         phrasing = ask_list(about, target.kind, words, world.split, rng)
