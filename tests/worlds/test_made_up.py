@@ -150,6 +150,23 @@ def test_training_worlds_hold_lists_that_are_nearly_the_one_asked_for() -> None:
     assert num_near("train") > 2 * num_near("test")
 
 
+def test_training_places_have_pages_and_items_have_lists() -> None:
+    """So that a name in a question does not tell whether a list or an item is meant."""
+
+    def shares(split: Split) -> tuple[float, float]:
+        places = items = 0
+        worlds = list(lists_of(split))
+        for task, others in worlds:
+            pages = {page.title for page in task.pages} - {task.pages[0].title, *others}
+            rows = {row[0] for row in task.rows}
+            places += any(f" {title}" in task.pages[0].title for title in pages)
+            items += any(f" {name}" in title for name in rows for title in others)
+        return places / len(worlds), items / len(worlds)
+
+    assert min(shares("train")) > 0.2
+    assert max(shares("test")) < 0.05
+
+
 @pytest.mark.parametrize("way", ["other_words", "loosely"])
 def test_an_asker_may_not_know_what_a_list_is_called(
     way: str, monkeypatch: pytest.MonkeyPatch
