@@ -44,10 +44,11 @@ def test_pipe_table_without_a_fence_is_the_last_resort() -> None:
         (("2", "2"), ("#", "name")),
         (("1", "x"), ("#", "name")),
         (("1", "9" * 5000), ("#", "name")),
+        ((), ("#", "name")),
     ],
 )
 def test_leading_counter_is_dropped_only_if_it_counts(
-    counters: tuple[str, str], columns: tuple[str, ...]
+    counters: tuple[str, ...], columns: tuple[str, ...]
 ) -> None:
     lines = [f"| {counter} | n{counter} |" for counter in counters]
     table = answer_table(fenced("| # | name |", "|---|---|", *lines))

@@ -36,7 +36,7 @@ def answer_table(text: str) -> Table | None:
 
 def without_counter(table: Table) -> Table:
     """The table without a leading "#" column that only numbers its rows, of which some may be missing."""
-    if table.columns[0] != "#" or len(table.columns) == 1:
+    if table.columns[0] != "#" or len(table.columns) == 1 or not table.rows:
         return table
     if not all(_COUNTER.fullmatch(row[0]) for row in table.rows):
         return table
