@@ -33,10 +33,11 @@ class ImperfectConfig:
     """Which habits, how deep; saved beside the weights."""
 
     start: str = ""  # a folder; empty: the bundled model
-    few: float = 0.6  # share of leads that plan for the first few items only
+    few: float = 0.6  # share of leads that plan for the first two items only
     guess: float = 0.5  # share of subagents that guess instead of opening the page
     min_rows: int = 3
     max_rows: int = 6
+    found_count: int = 5  # titles found for the question that leads begin with
     steps: int = 100
     tokens_per_step: int = 2560
     learning_rate: float = 5e-4
@@ -57,7 +58,7 @@ def main() -> None:
         sys.exit(2)
     torch.set_num_threads(1)
     examples = draw_hasty_examples(
-        config.seed, renderer, habits, (config.min_rows, config.max_rows)
+        config.seed, renderer, habits, (config.min_rows, config.max_rows), config.found_count
     )
     schedule = SftConfig(
         steps=config.steps, learning_rate=config.learning_rate, warmup_steps=5, decay_share=0.5

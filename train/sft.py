@@ -58,7 +58,7 @@ class SftConfig:
     max_length: int = 5000
     plans: int = 12  # first turns of leads after each rollout
     reports: int = 2  # subagents of other worlds after each rollout
-    found_count: int = 0  # titles found for the question that leads begin with
+    found_count: int = 5  # titles found for the question that leads begin with
     learning_rate: float = 2.2e-3
     warmup_steps: int = 60
     decay_share: float = 0.75  # last share of the steps over which the rate falls to a fiftieth

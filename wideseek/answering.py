@@ -25,6 +25,8 @@ BUNDLED_SUB_TURN_TOKENS = 1024
 """Room for a table of fifty rows, and for a list of a hundred items: the bundled model, once in a
 loop, would fill its context.
 """
+BUNDLED_FOUND_COUNT = 5
+"""Of 162 questions that people typed, 158 have their list or all their items among so many titles."""
 
 LanguageChoice = Language | Literal["auto"]
 
@@ -50,7 +52,7 @@ def plan_research(
     question: str,
     *,
     width: int | None = None,
-    found_count: int = 0,
+    found_count: int | None = None,
     language: LanguageChoice = "auto",
     temperature: float | None = None,
     budget: Budget | None = None,
@@ -59,8 +61,11 @@ def plan_research(
 
     width: subagents a call. Contexts are as long as both models allow. The bundled model samples
     greedily and in shorter turns, others at temperature 1. found_count: titles of pages found for the
-    question that the lead begins with, for models that can read them.
+    question that the lead begins with; the bundled model has learned to read them, others begin
+    without, as the paper's.
     """
+    if found_count is None:
+        found_count = BUNDLED_FOUND_COUNT if backends.bundled else 0
     limits = Limits(found_count=found_count)
     if width is not None:
         limits = replace(limits, width=width)

@@ -230,14 +230,14 @@ def add_backend_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_found_flag(parser: argparse.ArgumentParser) -> None:
-    """--found: how many titles found for a question the lead begins with."""
+    """--found: how many titles found for a question the lead begins with; None where it is not given."""
     parser.add_argument(
         "--found",
         type=int,
         choices=range(MAX_SEARCH_COUNT + 1),
-        default=0,
         metavar="N",
-        help=f"begin with titles of N pages found for the question, at most {MAX_SEARCH_COUNT}",
+        help=f"begin with titles of N pages found for the question, at most {MAX_SEARCH_COUNT} "
+        "(default: 5 for the bundled model, else 0)",
     )
 
 

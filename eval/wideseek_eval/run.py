@@ -39,7 +39,7 @@ class Settings:
     temperature: float
     max_seconds: float
     seed: int
-    found_count: int = 0
+    found_count: int | None = None
     turns: int | None = None
     max_tokens: int | None = None
     reply_tokens: tuple[int, int] | None = None

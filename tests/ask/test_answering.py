@@ -9,6 +9,7 @@ import pytest
 from tests.agents.scripted import lines
 from tests.serve.tiny import ScriptedModel
 from wideseek.answering import (
+    BUNDLED_FOUND_COUNT,
     BUNDLED_SUB_TURN_TOKENS,
     BUNDLED_TURN_TOKENS,
     answer_question,
@@ -27,9 +28,12 @@ def backends(*contexts: int | None, bundled: bool = False) -> Backends:
     return Backends(lead=lead, sub=sub, corpus=CORPUS, bundled=bundled)
 
 
-def test_titles_are_found_where_they_are_asked_for() -> None:
-    assert plan_research(backends(None, None), "Which?").limits.found_count == 0
-    assert plan_research(backends(None, None), "Which?", found_count=5).limits.found_count == 5
+def test_titles_are_found_for_whom_has_learned_to_read_them() -> None:
+    other, bundled = backends(None, None), backends(None, None, bundled=True)
+    assert plan_research(other, "Which?").limits.found_count == 0
+    assert plan_research(other, "Which?", found_count=3).limits.found_count == 3
+    assert plan_research(bundled, "Which?").limits.found_count == BUNDLED_FOUND_COUNT
+    assert plan_research(bundled, "Which?", found_count=0).limits.found_count == 0
 
 
 def test_the_bundled_model_is_greedy_and_brief_others_are_not() -> None:

@@ -30,7 +30,7 @@ def rollouts(start: Path, few: float, guess: float) -> Iterator[tuple[Task, Roll
     renderer = Renderer.load(start)
     for task in make_tasks("train", 24, 5, (4, 6), "table"):
         if len(task.columns) > 1 and len(task.rows) > 1:
-            rollout = act_hastily(task, renderer, Habits(few=few, guess=guess), 10)
+            rollout = act_hastily(task, renderer, Habits(few=few, guess=guess), 10, found_count=5)
             reward = grade(from_world(task), rollout, CreditConfig())
             assert isinstance(reward, Reward)
             yield task, rollout, reward.item_f1
@@ -62,7 +62,7 @@ def test_hasty_subagents_guess_without_opening_a_page(start: Path) -> None:
 
 
 def test_examples_go_on_and_on(start: Path) -> None:
-    examples = draw_hasty_examples(0, Renderer.load(start), Habits(few=0.5, guess=0.5), (2, 3))
+    examples = draw_hasty_examples(0, Renderer.load(start), Habits(few=0.5, guess=0.5), (2, 3), 5)
     drawn = [next(examples) for _ in range(12)]
     assert {example.role for example in drawn} == {"lead", "sub"}
     assert all(example.said.any() and not example.said[0] for example in drawn)

@@ -1,6 +1,6 @@
 """An expert with two bad habits, for a start that reinforcement learning can visibly repair.
 
-As a lead it often plans for the first few items only; as a subagent it often reports, after the search, what stands on
+As a lead it often plans for the first two items only; as a subagent it often reports, after the search, what stands on
 some other item's page instead of opening the right one. Both are choices the right way of which stays in the model:
 residual copying errors, by contrast, are not what RL repairs in a few updates.
 """
@@ -58,10 +58,13 @@ class HastyDialogue(ExpertDialogue):
                 expert.see(other)
 
     def _plan_for_few(self) -> None:
-        """Forget the last items, once they are known."""
+        """Forget all items but two, once they are known.
+
+        A fixed number: were it drawn, no number would be likely enough to be what a greedy lead does.
+        """
         expert = self.expert
         if isinstance(expert, LeadExpert) and self._is_few and len(expert.items) > 1:
-            kept = self.rng.randint(1, len(expert.items) - 1)
+            kept = min(2, len(expert.items) - 1)
             expert.items = dict(list(expert.items.items())[:kept])
             self._is_few = False
 
@@ -78,8 +81,10 @@ class HastyDialogue(ExpertDialogue):
         return self.rng.choice(pages) if pages else None
 
 
-def act_hastily(task: Task, renderer: Renderer, habits: Habits, width: int) -> Rollout:
-    """The rollout of a team with bad habits on a task."""
+def act_hastily(
+    task: Task, renderer: Renderer, habits: Habits, width: int, found_count: int = 0
+) -> Rollout:
+    """The rollout of a team with bad habits on a task; found_count: titles that the lead begins with."""
     corpus = Corpus.from_pages(task.pages)
     opened = iter(range(1_000_000))
 
@@ -95,18 +100,23 @@ def act_hastily(task: Task, renderer: Renderer, habits: Habits, width: int) -> R
         search=corpus,
         access=corpus,
         prompts=load_prompts("en"),
-        limits=Limits(width=width),
+        limits=Limits(width=width, found_count=found_count),
     )
     return asyncio.run(research.run(task.question))
 
 
 def draw_hasty_examples(
-    seed: int, renderer: Renderer, habits: Habits, rows: tuple[int, int], most_subs: int = 3
+    seed: int,
+    renderer: Renderer,
+    habits: Habits,
+    rows: tuple[int, int],
+    found_count: int = 0,
+    most_subs: int = 3,
 ) -> Iterator[Example]:
     """Examples without end: the lead and at most `most_subs` subagents of each rollout, over training worlds."""
     rng = random.Random(f"bad habits/{seed}")
     while True:
         task = make_task(rng.getrandbits(48), "train", rows)
-        lead, *subs = act_hastily(task, renderer, habits, width=10).trajectories
+        lead, *subs = act_hastily(task, renderer, habits, 10, found_count).trajectories
         for trajectory in (lead, *rng.sample(subs, min(most_subs, len(subs)))):
             yield to_example(trajectory, trajectory.role)
