@@ -5,7 +5,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, bounds: list[int]) -> Tensor:
@@ -34,10 +33,21 @@ def tree_attention(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], shared: l
     out = [q[:0]]
     for own, key, value in zip(queries, keys, values, strict=True):
         if own.shape[2]:
-            mask = causal_lower_right(own.shape[2], key.shape[2])
-            part = F.scaled_dot_product_attention(own, key, value, attn_mask=mask, enable_gqa=gqa)
+            part = _last_rows_attention(own, key, value, gqa)
             out.append(part[0].transpose(0, 1))
     return torch.cat(out)
+
+
+def _last_rows_attention(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> Tensor:
+    """Causal attention of the last rows of a sequence: q [1, H, T, D], k and v [1, KV, S, D], S >= T -> [1, H, T, D].
+
+    torch.nn.attention.bias has this mask too, but its import takes two seconds of each start.
+    """
+    length, whole = q.shape[2], k.shape[2]
+    if length == whole:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
+    mask = torch.ones(length, whole, dtype=torch.bool, device=q.device).tril(whole - length)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
 
 
 def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

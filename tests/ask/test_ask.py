@@ -273,6 +273,13 @@ def test_starting_up_does_not_import_torch() -> None:
     assert run.returncode == 0
 
 
+def test_loading_a_model_does_not_import_the_compiler() -> None:
+    """It is half of what torch and the engine take to import."""
+    code = "import sys, wideseek.engine.engine; sys.exit('torch._dynamo' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], check=False, env=environment())
+    assert run.returncode == 0
+
+
 STUCK = """
 import asyncio, os, signal
 from wideseek.ask.__main__ import Interrupts
