@@ -233,12 +233,19 @@ def add_found_flag(parser: argparse.ArgumentParser) -> None:
     """--found: how many titles found for a question the lead begins with; None where it is not given."""
     parser.add_argument(
         "--found",
-        type=int,
-        choices=range(MAX_SEARCH_COUNT + 1),
+        type=_found_count,
         metavar="N",
         help=f"begin with titles of N pages found for the question, at most {MAX_SEARCH_COUNT} "
         "(default: 5 for the bundled model, else 0)",
     )
+
+
+def _found_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_SEARCH_COUNT:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 0 to {MAX_SEARCH_COUNT}, not {text!r}"
+        )
+    return int(text)
 
 
 def positive_int(text: str) -> int:

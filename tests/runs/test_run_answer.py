@@ -119,6 +119,7 @@ def test_a_thought_is_no_answer(tmp_path: Path, text: str) -> None:
         ("| a |\n|---|\n| Lima |", True),
         ("\\boxed{unknown}", False),
         ("\\boxed{Lima}", True),
+        ("\\boxed{Lima", False),
         ("I do not know.", True),
     ],
 )

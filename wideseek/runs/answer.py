@@ -34,9 +34,9 @@ class Answer:
 
     @property
     def tells_something(self) -> bool:
-        """Whether any cell beside the names, or the text, claims anything."""
+        """Whether any cell beside the names, or the text, claims anything; a box that never closes does not."""
         if not self.rows:
-            return bool(self.markdown) and not self.columns
+            return bool(self.markdown) and not self.columns and "\\boxed{" not in self.markdown
         claims = self.columns[1:] or self.columns
         return any(row[c].casefold() not in UNKNOWN for row in self.rows for c in claims)
 
