@@ -127,9 +127,11 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower()))
 
 
-def lists_of(split: Split, *, loose: bool = False) -> Iterator[tuple[Task, list[str]]]:
+def lists_of(
+    split: Split, *, loose: bool = False, seeds: int = 150
+) -> Iterator[tuple[Task, list[str]]]:
     """Tasks that ask for a list, with the titles of the other lists of their worlds."""
-    for seed in range(150):
+    for seed in range(seeds):
         task = make_task(seed, split, (2, 4), "table", loose=loose)
         if not task.phrasing.entities:
             first, *others = [page.title for page in task.pages if "\nitems: " in page.text]
@@ -147,7 +149,7 @@ def test_training_worlds_hold_lists_that_are_nearly_the_one_asked_for() -> None:
         ]
         return sum(any(len(own ^ other) <= 2 for other in others) for own, others in worlds)
 
-    assert num_near("train") > 2 * num_near("test")
+    assert num_near("train") > 1.5 * num_near("test")
 
 
 def test_training_places_have_pages_and_items_have_lists() -> None:
@@ -178,10 +180,10 @@ def test_an_asker_may_not_know_what_a_list_is_called(
     def num_other(*, loose: bool) -> int:
         return sum(
             task.pages[0].title.lower() not in task.question.lower()
-            for task, _ in lists_of("train", loose=loose)
+            for task, _ in lists_of("train", loose=loose, seeds=400)
         )
 
-    assert num_other(loose=True) > num_other(loose=False) + 8
+    assert num_other(loose=True) > num_other(loose=False) + 12
 
 
 def test_other_words_keep_the_items_and_say_all_that_was_said() -> None:

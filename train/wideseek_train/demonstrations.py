@@ -219,7 +219,9 @@ def draw_examples(
             )
             yield plan_example(task, renderer, rng.choice(WIDTHS), found_count, rng)
         for _ in range(reports):
-            task = make_task(rng.getrandbits(48), "train", (1, 2), "table")
+            # A boxed question's fact is as often as not a question of its own: "who found", "how big".
+            asked: Kind = rng.choice(("table", "boxed"))
+            task = make_task(rng.getrandbits(48), "train", (1, 2), asked)
             *_, last = demonstrate(task, renderer, "team", 10, 0.03).trajectories
             if (
                 last.role == "sub"
