@@ -25,6 +25,7 @@ WORDS = (
     "collect.most_questions=3",
     "collect.min_rows=1",
     "collect.max_rows=2",
+    "limits.found_count=0",
     "limits.seq_length=512",
     "limits.max_turn_tokens=48",
     "limits.lead_turns=2",
