@@ -26,6 +26,7 @@ from wideseek_train.trainer import Trainer, TrainerConfig
 
 from tests.train.moody import CONFIG, SEED, SOURCE, SilentModel, collector, moody, tasks_of
 from tests.train.start import lone_rank, tokenizer_size, write_start
+from wideseek.agents.limits import Limits
 from wideseek.grading.credit import CreditConfig
 from wideseek.model.config import ModelConfig
 from wideseek.model.qwen3 import Qwen3
@@ -64,6 +65,17 @@ def test_a_step_holds_rollouts_of_teams_with_their_rewards(
     assert all(len(a.rollout.trajectories) >= 2 and a.tools.get("sub.search.ok") for a in right)
     assert len({a.rollout.seed for a in attempts}) == len(attempts)
     assert all(a.ended >= a.started > 1e9 for a in attempts)
+
+
+def test_a_search_for_the_question_itself_is_no_agents_call(
+    tmp_path: Path, renderer: Renderer
+) -> None:
+    made = collector(tmp_path, moody(renderer), limits=Limits(found_count=3))
+    attempts = [a for group in made.collect(0, {}) for a in group.attempts]
+    begun = [a.rollout.trajectories[0].prompt_token_ids for a in attempts]
+    assert all("Found:" in renderer.decode(ids) for ids in begun)
+    roles = {name.partition(".")[0] for a in attempts for name in a.tools}
+    assert "sub" in roles and roles <= {"lead", "sub"}
 
 
 def test_what_a_step_holds_depends_on_seed_and_step_alone(renderer: Renderer) -> None:

@@ -175,8 +175,8 @@ class Collector:
             agent_id: str | None = None,
             parent_id: str | None = None,
         ) -> None:
-            if type is EventType.TOOL_RESULT:
-                role = str(agent_id).partition("-")[0]
+            if type is EventType.TOOL_RESULT and agent_id is not None:  # None: the run's own search
+                role = agent_id.partition("-")[0]
                 tools[f"{role}.{data['name']}.{data['status']}"] += 1
 
         known = (self.lead.max_model_len, self.sub.max_model_len)
