@@ -113,7 +113,10 @@ def draw_hasty_examples(
     found_count: int = 0,
     most_subs: int = 3,
 ) -> Iterator[Example]:
-    """Examples without end: the lead and at most `most_subs` subagents of each rollout, over training worlds."""
+    """Examples without end: the lead and at most `most_subs` subagents of each rollout, over training worlds.
+
+    found_count: titles that leads begin with.
+    """
     rng = random.Random(f"bad habits/{seed}")
     while True:
         task = make_task(rng.getrandbits(48), "train", rows)

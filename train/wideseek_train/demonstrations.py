@@ -95,7 +95,8 @@ def demonstrate(
 ) -> Rollout:
     """The expert's rollout on a task, `width` subagents a call at most.
 
-    flaky: share of tool calls that fail; garbled: share of subagents whose report is spoilt.
+    flaky: share of tool calls that fail; garbled: share of subagents whose report is spoilt; found_count: titles that the
+    lead or the single agent begins with.
     """
     tools = FlakyTools(Corpus.from_pages(task.pages), flaky, random.Random(task.id))
     spoil = random.Random(task.id)
