@@ -187,6 +187,7 @@ def main() -> int:
     begun = time.monotonic()
     soaked = asyncio.run(soak(random_model(0), num_sequences, 1))
     print(f"{num_sequences} sequences in {time.monotonic() - begun:.0f} s: {soaked}")
+    assert soaked.preemptions > 0, "pages never ran out"
     print("nothing stuck, conservation held, no page or session left")
     verdict = "flat" if soaked.memory_is_flat else "GROWING"
     print(f"memory {verdict}: {soaked.early_rss:.0f} MiB early, {soaked.late_rss:.0f} MiB late")
