@@ -48,7 +48,7 @@ from wideseek_eval.suites import EvalTask
 from wideseek_eval.team import Team, open_team
 from wideseek_eval.trace import read_traces
 
-from wideseek.backends import OneLineParser, add_found_flag, model_places, positive_int
+from wideseek.backends import OneLineParser, model_places, positive_int
 from wideseek.grading.patient_judge import Patience
 from wideseek.runs.log import LogFailedError, first_words
 
@@ -79,7 +79,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_suite_flags(parser)
     add("--workflow", choices=("team", "single"), default="team", help="a team or one agent")
     add("--max-agents", type=positive_int, default=10, metavar="N", help="subagents a call")
-    add_found_flag(parser)
     add("--model", help="model folder, hub id in the local cache, or name on --base-url")
     add("--base-url", metavar="URL", help="OpenAI-compatible server; its key: OPENAI_API_KEY")
     add("--sub-model", metavar="MODEL", help="another model for the subagents")
@@ -152,6 +151,7 @@ async def answer_and_grade(
         workflow=options.workflow,
         width=options.max_agents,
         found_count=options.found,
+        lead_turns=options.lead_turns,
         temperature=options.temperature,
         max_seconds=options.max_seconds,
         seed=options.seed,
@@ -226,7 +226,8 @@ def report(
 
 def made_by(team: Team, options: argparse.Namespace) -> dict[str, Any]:
     """What else the answers depend on, and must be the same whenever a run is continued."""
-    names = ("workflow", "max_agents", "found", "temperature", "max_seconds", "token_limit")
+    names = ("workflow", "max_agents", "found", "lead_turns")
+    names += ("temperature", "max_seconds", "token_limit")
     config = {name: getattr(options, name) for name in names}
     if options.corpus is not None:
         config["corpus_sha256"] = sha256_of([options.corpus])

@@ -200,6 +200,8 @@ class Sweep:
         return Settings(
             workflow="team" if point.width else "single",
             width=point.width or 1,
+            found_count=self.options.found,
+            lead_turns=self.options.lead_turns,
             turns=point.turns or None,
             temperature=self.options.temperature,
             max_seconds=self.options.max_seconds,
@@ -252,7 +254,7 @@ async def measure(options: argparse.Namespace) -> int:
 
 def sweep_config(options: argparse.Namespace) -> dict[str, Any]:
     """What all points have in common, but for the models."""
-    names = ("temperature", "max_seconds", "reply_tokens", "concurrency")
+    names = ("found", "lead_turns", "temperature", "max_seconds", "reply_tokens", "concurrency")
     config = suite_config(options) | {name: getattr(options, name) for name in names}
     if options.corpus is not None:
         config["corpus_sha256"] = sha256_of([options.corpus])

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from wideseek.backends import Model, ModelPlace, find_model_folder, positive_float, positive_int
+from wideseek.agents.limits import Limits
+from wideseek.backends import (
+    Model,
+    ModelPlace,
+    add_found_flag,
+    find_model_folder,
+    positive_float,
+    positive_int,
+)
 from wideseek.grading.datasets import GOLD_FOLDER, QA_SETS, SUFFIXES, find_qa_files
 from wideseek_eval.suites import (
     ATLAS,
@@ -64,6 +72,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--trials", "--epochs", type=positive_int, default=1, metavar="K", help=trials)
     add("--seed", type=int, default=0, help="of worlds, sampling and intervals")
     add("--temperature", type=float, default=0.0, help="of sampling (default: 0)")
+    add_found_flag(parser)
+    lead = f"of a lead (default: {Limits().lead_turns})"
+    add("--lead-turns", type=positive_int, metavar="N", help=lead)
 
 
 def check_suite(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

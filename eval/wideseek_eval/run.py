@@ -30,7 +30,7 @@ class Settings:
     """How every question is answered.
 
     width: subagents a call; found_count: titles the lead begins with; turns: of an agent that works
-    alone. max_seconds, max_tokens: of one question. reply_tokens: of one reply, and of a
+    alone, lead_turns: of a lead. max_seconds, max_tokens: of one question. reply_tokens: of one reply, and of a
     subagent's. None: as `plan_research` has it.
     """
 
@@ -41,6 +41,7 @@ class Settings:
     seed: int
     found_count: int | None = None
     turns: int | None = None
+    lead_turns: int | None = None
     max_tokens: int | None = None
     reply_tokens: tuple[int, int] | None = None
 
@@ -160,6 +161,8 @@ def _plan(task: EvalTask, team: Team, settings: Settings) -> Research:
     limits = research.limits
     if settings.turns is not None:
         limits = replace(limits, single_turns=settings.turns)
+    if settings.lead_turns is not None:
+        limits = replace(limits, lead_turns=settings.lead_turns)
     if settings.reply_tokens is not None:
         most, of_sub = settings.reply_tokens
         limits = replace(limits, max_turn_tokens=most, max_sub_turn_tokens=of_sub)

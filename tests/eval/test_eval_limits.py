@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -263,3 +264,21 @@ def test_a_wrong_limit_is_one_line_and_exit_2(
         main.main(["worlds", *words])
     assert raised.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_lead_has_the_turns_it_is_given(
+    main: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    class Noting(ScriptedModel):
+        async def _speak(self, talk: Talk) -> Said:
+            told.extend(re.findall(r"turn 1 of (\d+)", talk.user))
+            return await super()._speak(talk)
+
+    run = Command(main, monkeypatch, cast=Noting)
+    assert run(tmp_path / "a", "--tasks", "1") == 0
+    assert run(tmp_path / "b", "--tasks", "1", "--lead-turns", "3") == 0
+    assert told == ["10", "3"]
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert config["lead_turns"] == 3

@@ -164,6 +164,7 @@ def test_one_command_measures_and_draws_both_curves(
     assert "contamination: 0 calls kept" in shown.out
     assert "contamination: 0 calls kept" in (tmp_path / "scaling.html").read_text()
     assert "team, 4 a call" in shown.out and "3 of 3 tasks at every point" in shown.err
+    assert (summary["lead_turns"], summary["found"]) == (None, None)
     assert run(tmp_path, *POINTS, "--model", "trained=a") == 0 and run.asked == 12
     assert run(tmp_path, *POINTS, "--model", "trained=a", "--draw") == 0
 
@@ -369,3 +370,21 @@ def test_only_tables_are_asked(main: ModuleType) -> None:
     assert kinds == {"table", "boxed"}
     tables: list[EvalTask] = draw_worlds("test", 20, 0, ROWS, "table")
     assert {task.kind for task in tables} == {"table"} and len(tables) == 20
+
+
+def test_a_lead_of_few_turns_starts_fewer_subagents(
+    scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With turns for one wave, width is how many subagents there can be at all."""
+    run = Command(scaling, monkeypatch)
+    words = (*POINTS, "--lead-turns", "2", "--found", "3", "--model", "trained=a")
+    assert run(tmp_path, *words) == 0
+    summary = read_summary(tmp_path)
+    assert (summary["lead_turns"], summary["found"]) == (2, 3)
+    limits = {
+        event["data"]["limits"]["lead_turns"]
+        for path in tmp_path.glob("trained/team-*/runs/*/events.jsonl")
+        for event in map(json.loads, path.read_text().splitlines())
+        if "limits" in event["data"]
+    }
+    assert limits == {2}

@@ -86,7 +86,7 @@ class SilentModel(MoodyModel):
 def tasks_of(step: int) -> dict[str, Task]:
     """The worlds a step may ask about, for the expert."""
     seeds = (derive_seed(SEED, "question", step, q) for q in range(CONFIG.most_questions))
-    return {task.question: task for task in (make_task(s, "train", (2, 3)) for s in seeds)}
+    return {task.question: task for task in (make_task(s, "train", (2, 3), "table") for s in seeds)}
 
 
 def collector(folder: Path, model: MoodyModel, **changes: object) -> Collector:

@@ -12,6 +12,7 @@ from wideseek_train.advantage import (
     leave_one_out,
     leave_one_subagent_out,
     mean_centered,
+    pay_for_cells,
     share_by_role,
     share_outcome,
 )
@@ -85,6 +86,30 @@ def test_leave_one_subagent_out_wants_every_subagent() -> None:
     attempts = group((1.0, rollout(LEAD, SUB_1, SUB_2)), (0.5, rollout(LEAD)))
     with pytest.raises(ValueError, match="sub-2"):
         leave_one_subagent_out(attempts, [{"sub-1": 0.0}, {}])
+
+
+def test_a_right_cell_pays_the_same_in_a_large_and_a_small_team() -> None:
+    """What counts is how much of its own is right; a rollout without a table says nothing of its subagents."""
+    attempts = group(
+        (1.0, rollout(LEAD, SUB_1, SUB_2, SUB_3)),
+        (0.4, rollout(LEAD, SUB_1, SUB_2)),
+        (0.0, rollout(LEAD, SUB_1)),
+    )
+    shares = [{"sub-1": 1.0, "sub-2": 1.0, "sub-3": 1.0}, {"sub-1": 1.0, "sub-2": 0.0}, None]
+    mean = 7 / 15
+    wide, small, none = pay_for_cells(attempts, shares, mean_centered)
+    assert wide == pytest.approx([1.0 - mean, 0.2, 0.2, 0.2])
+    assert small == pytest.approx([0.4 - mean, 0.2, -0.8])
+    assert none == pytest.approx([0.0 - mean, 0.0])
+    by_absence = [{"sub-1": 0.8, "sub-2": 0.8, "sub-3": 0.8}, {"sub-1": 0.0, "sub-2": 0.4}]
+    without = leave_one_subagent_out(attempts, [*by_absence, {"sub-1": 0.0}], mean_centered)
+    assert without[0][1] < without[1][1], "which the absence of one does not tell"
+
+
+def test_pay_for_cells_wants_every_subagent() -> None:
+    attempts = group((1.0, rollout(LEAD, SUB_1, SUB_2)), (0.5, rollout(LEAD)))
+    with pytest.raises(ValueError, match="sub-2"):
+        pay_for_cells(attempts, [{"sub-1": 0.0}, {}])
 
 
 @pytest.mark.parametrize("share", [share_outcome, share_by_role])

@@ -247,7 +247,7 @@ def test_turns_and_rewards_of_the_reference(tmp_path: Path, renderer: Renderer) 
     """A form that failed pays 0 and trains its last turn alone; the outcome is paid with bonuses."""
     credit = CreditConfig(format_reward=0.1, call_search_reward=0.05)
     groups = collector(tmp_path, moody(renderer), credit=credit, turns="reference").collect(0, {})
-    (table,) = (g for g in groups if g.task.kind == "table" and g.has_signal)
+    table = next(group for group in groups if group.has_signal)
     rewards = sorted(table.scored.rewards)
     assert rewards[0] == 0.0 and rewards[-1] == pytest.approx(1.15)
     samples = assign_advantages(
@@ -288,7 +288,7 @@ def test_advantages_by_subagent_pay_for_cells_supplied(tmp_path: Path, renderer:
     """Leads get the outcome either way; a subagent of a good table gets what its cells were worth."""
     groups = collector(tmp_path, moody(renderer, step=5)).collect(5, {})
     table = groups[-1]
-    assert table.task.kind == "table" and table.has_signal
+    assert table.has_signal
     assert all(len(a.rollout.trajectories) > 2 for a in table.attempts)
 
     def shared(share: Share) -> list[tuple[str, float]]:
@@ -301,6 +301,9 @@ def test_advantages_by_subagent_pay_for_cells_supplied(tmp_path: Path, renderer:
         return [advantage for own, advantage in shared(share) if own == role]
 
     assert of("lead", "outcome") == of("lead", "subagent") == of("lead", "role")
+    assert of("lead", "cells") == of("lead", "outcome")
+    # Every cell that came from a subagent is right here, and attempts without a table tell nothing.
+    assert set(of("sub", "cells")) == {0.0}
     assert set(of("sub", "outcome")) == set(of("lead", "outcome"))
     good = [
         a for a, whole in zip(of("sub", "subagent"), of("sub", "outcome"), strict=True) if whole > 0

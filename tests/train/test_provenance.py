@@ -1,6 +1,9 @@
 """Which subagent supplied which cell, and what a table is worth without it."""
 
+from dataclasses import replace
+
 import pytest
+from wideseek_train.graded import Graded, GradedGroup, assign_advantages, grade
 from wideseek_train.provenance import (
     CellCounts,
     count_cells,
@@ -9,10 +12,13 @@ from wideseek_train.provenance import (
     right_cells,
     table_without,
 )
+from wideseek_train.tasks import TrainTask
 
 from tests.train.rollouts import agent, rollout
 from wideseek.grading.answer import Table
+from wideseek.grading.credit import CreditConfig
 from wideseek.grading.table import TableScore, score_table
+from wideseek.tools.corpus import Corpus
 
 GOLD = Table(
     ("city", "river", "height"),
@@ -89,3 +95,45 @@ def test_rewards_without_by_hand() -> None:
         "sub-3": pytest.approx(4 / 9),
         "sub-4": pytest.approx(5 / 9),
     }
+
+
+def test_cells_pay_each_subagent_for_its_own() -> None:
+    """Two thirds of the list's names are right, all that sub-2 found, half of sub-3's, nothing came from sub-4."""
+    task = TrainTask(
+        id="t",
+        question="q",
+        kind="table",
+        open_corpus=lambda: Corpus.from_pages([]),
+        gold=GOLD,
+        key=("city",),
+    )
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in ANSWER.rows)
+    answer = f"```markdown\n| city | river | height |\n|---|---|---|\n{rows}\n```"
+    without_a_table = rollout(agent("lead", 5), agent("sub-1", 5))
+    attempts = [replace(ATTEMPT, answer=answer), replace(without_a_table, answer="I give up.")]
+    graded = tuple(
+        Graded(
+            step=0,
+            question=0,
+            attempt=number,
+            task="t",
+            rollout=attempt,
+            reward=grade(task, attempt, CreditConfig()),
+        )
+        for number, attempt in enumerate(attempts)
+    )
+    samples = assign_advantages(
+        [GradedGroup(question=0, task=task, attempts=graded)],
+        baseline="centered",
+        share="cells",
+        num_rollouts=2,
+        credit=CreditConfig(),
+    )[0]
+    told = [(s.role, pytest.approx(float(s.advantages[s.trained][0]))) for s in samples]
+    mean, outcome = (2 / 3 + 1 + 1 / 2 + 0) / 4, f1(ANSWER)
+    assert told == [
+        ("lead", outcome / 2),
+        *(("sub", share - mean) for share in (2 / 3, 1.0, 0.5, 0.0)),
+        ("lead", -outcome / 2),
+        ("sub", 0.0),
+    ]

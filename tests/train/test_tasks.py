@@ -115,6 +115,12 @@ def test_a_mixture_has_the_shares_it_was_asked_for(tmp_path: Path) -> None:
     assert counts["train"] == 400 - counts["hybrid_20k"] - counts["depth_20k"]
 
 
+def test_worlds_are_asked_for_tables() -> None:
+    """Where one subagent is enough, attempts mostly earn the same and a lead learns nothing."""
+    source = TaskSource(seed=3, rows=(1, 1))
+    assert {source.draw(0, number, {}).kind for number in range(30)} == {"table"}
+
+
 def test_what_is_asked_follows_from_the_cursor_alone(tmp_path: Path) -> None:
     """A run that goes on from a checkpoint asks what it would have asked, and other seeds ask otherwise."""
     data = (read(tmp_path, "hybrid_20k", 0.6),)

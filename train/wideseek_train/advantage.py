@@ -106,18 +106,47 @@ def leave_one_subagent_out(
     return _estimate_by_role(group, rewards, estimator)
 
 
-def _estimate_by_role(
-    group: RolloutGroup, rewards: Sequence[Sequence[float]], estimator: Estimator
+def pay_for_cells(
+    group: RolloutGroup,
+    right_shares: Sequence[Mapping[str, float] | None],
+    estimator: Estimator = group_normalized,
 ) -> AgentAdvantages:
-    """Each role is a population of its own, one reward an agent."""
-    places: dict[Role, list[tuple[int, int]]] = {}
+    """A subagent is paid the share of its cells that are right, the lead the whole outcome.
+
+    right_shares[i][agent id] is that share in the table of rollout i, 0 for one that supplied
+    nothing (`provenance.count_cells`); None where there is no table, which says nothing of
+    subagents: their advantage is 0. Unlike what its absence would cost, a share does not depend on how many subagents
+    there were. Roles are compared as in `share_by_role`. ValueError where a subagent's is missing.
+    """
+    _check_rewards(group)
+    rewards: list[list[float | None]] = []
+    for rollout, reward, shares in zip(group.rollouts, group.rewards, right_shares, strict=True):
+        subs = {t.agent_id for t in rollout.trajectories if t.role == "sub"}
+        if shares is not None and (missing := subs - shares.keys()):
+            raise ValueError(f"right_shares lacks {', '.join(sorted(missing))}")
+        rewards.append(
+            [
+                reward if t.role != "sub" else None if shares is None else shares[t.agent_id]
+                for t in rollout.trajectories
+            ]
+        )
+    return _estimate_by_role(group, rewards, estimator)
+
+
+def _estimate_by_role(
+    group: RolloutGroup, rewards: Sequence[Sequence[float | None]], estimator: Estimator
+) -> AgentAdvantages:
+    """Each role is a population of its own, one reward an agent; without one an agent's advantage is 0."""
+    paid: dict[Role, dict[tuple[int, int], float]] = {}
     for i, rollout in enumerate(group.rollouts):
         for j, trajectory in enumerate(rollout.trajectories):
-            places.setdefault(trajectory.role, []).append((i, j))
+            reward = rewards[i][j]
+            if reward is not None:
+                paid.setdefault(trajectory.role, {})[i, j] = reward
     advantages = [[0.0] * len(own) for own in rewards]
-    for role_places in places.values():
-        estimates = _estimate([rewards[i][j] for i, j in role_places], estimator)
-        for (i, j), estimate in zip(role_places, estimates, strict=True):
+    for population in paid.values():
+        estimates = _estimate(list(population.values()), estimator)
+        for (i, j), estimate in zip(population, estimates, strict=True):
             advantages[i][j] = estimate
     return advantages
 

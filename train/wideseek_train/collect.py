@@ -44,7 +44,8 @@ class CollectConfig:
     """What a step collects: `group_size` attempts at each of `questions` questions.
 
     Questions whose attempts all earn the same teach nothing and are drawn again, at most `most_questions` in all.
-    Worlds hold min_rows to max_rows items; a lead may start min_width to limits.width subagents a call.
+    Worlds hold min_rows to max_rows items; a lead may start min_width to limits.width subagents a call. temperature: of
+    sampling, while the loss is that of the plain distribution; below 1 fewer rollouts fail for a slip in a long copy.
     """
 
     questions: int = 4

@@ -17,17 +17,23 @@ from wideseek_train.advantage import (
     leave_one_out,
     leave_one_subagent_out,
     mean_centered,
+    pay_for_cells,
     share_by_role,
     share_outcome,
 )
-from wideseek_train.provenance import find_suppliers, rewards_without
+from wideseek_train.provenance import (
+    count_cells,
+    find_suppliers,
+    rewards_without,
+    right_cells,
+)
 from wideseek_train.sample import Sample, make_samples
 from wideseek_train.selection import TrainedTurns, longest_turn, select_turns, train_all
 from wideseek_train.tasks import TrainTask
 from wideseek_train.weights import equal_agents
 
 Baseline = Literal["normalized", "centered", "leave_one_out"]
-Share = Literal["outcome", "role", "subagent"]
+Share = Literal["outcome", "role", "subagent", "cells"]
 Turns = Literal["all", "reference"]
 Frozen = Literal["none", "lead", "sub"]
 
@@ -212,6 +218,9 @@ def _share(
         return share_outcome(scored, estimator)
     if share == "role":
         return share_by_role(scored, estimator)
+    if share == "cells":
+        shares = [_right_shares(group.task, rollout) for rollout in scored.rollouts]
+        return pay_for_cells(scored, shares, estimator)
     without = [
         _rewards_without(group.task, rollout, reward)
         for rollout, reward in zip(scored.rollouts, scored.rewards, strict=True)
@@ -219,10 +228,30 @@ def _share(
     return leave_one_subagent_out(scored, without, estimator)
 
 
+def _right_shares(task: TrainTask, rollout: Rollout) -> dict[str, float] | None:
+    """By subagent, how many of the cells that it supplied are right, of all it supplied; None without a table."""
+    table = _final_table(task, rollout)
+    if table is None:
+        return None
+    verdicts = right_cells(table, task.gold, task.key, task.aliases)
+    counts = count_cells(find_suppliers(table, rollout), verdicts)
+    shares = {t.agent_id: 0.0 for t in rollout.trajectories if t.role == "sub"}
+    return shares | {
+        agent_id: own.right / (own.right + own.wrong) for agent_id, own in counts.items()
+    }
+
+
+def _final_table(task: TrainTask, rollout: Rollout) -> Table | None:
+    """The table that the root answered with; None for another kind of task, or of end."""
+    if task.kind != "table" or rollout.trajectories[0].end is not End.ANSWERED:
+        return None
+    return extract_final_answer(rollout.answer, "table")
+
+
 def _rewards_without(task: TrainTask, rollout: Rollout, reward: float) -> dict[str, float]:
     """By subagent, the reward without its cells; without a table nobody's absence changes it."""
-    table = extract_final_answer(rollout.answer, "table") if task.kind == "table" else None
-    if table is None or rollout.trajectories[0].end is not End.ANSWERED:
+    table = _final_table(task, rollout)
+    if table is None:
         return {t.agent_id: reward for t in rollout.trajectories if t.role == "sub"}
 
     def item_f1(kept: Table) -> float:

@@ -59,7 +59,10 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSource:
-    """Worlds of `rows` items (inclusive range), but for the shares of questions that data sets have."""
+    """Worlds of `rows` items (inclusive range), but for the shares of questions that data sets have.
+
+    Worlds are asked for tables: a single fact needs one subagent, and attempts at it mostly earn the same.
+    """
 
     seed: int
     rows: tuple[int, int]
@@ -70,7 +73,7 @@ class TaskSource:
         chosen = self._choose(step, number)
         if chosen is None:
             seed = derive_seed(self.seed, "question", step, number)
-            return from_world(make_task(seed, "train", self.rows))
+            return from_world(make_task(seed, "train", self.rows, "table"))
         before = sum(self._choose(step, earlier) is chosen for earlier in range(number))
         epoch, place = divmod(cursor.get(chosen.name, 0) + before, len(chosen.tasks))
         return chosen.tasks[_order(self.seed, chosen.name, epoch, len(chosen.tasks))[place]]
