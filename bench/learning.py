@@ -68,7 +68,11 @@ def draw(summary: dict[str, Any]) -> str:
     curves = [
         Curve(
             f"seed {run['seed']}",
-            tuple((u["seconds"] / 60, u["item_f1"]) for u in run["updates"] if "item_f1" in u),
+            tuple(
+                (round(u["seconds"] / 60, 1), u["item_f1"])
+                for u in run["updates"]
+                if "item_f1" in u
+            ),
         )
         for run in summary["runs"]
     ]
