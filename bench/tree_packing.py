@@ -40,7 +40,7 @@ def shape_of(heads: int, kv_heads: int, hidden: int, intermediate: int, layers: 
     )
 
 
-SHAPES = {"mini": shape_of(4, 4, 320, 512, 5), "qwen3-150m": shape_of(12, 4, 768, 2048, 12)}
+SHAPES = {"mini": shape_of(5, 5, 384, 384, 5), "qwen3-150m": shape_of(12, 4, 768, 2048, 12)}
 
 
 def siblings(config: ModelConfig, prefix: int, own: int) -> list[Sample]:
