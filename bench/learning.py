@@ -48,7 +48,7 @@ def curve_of(run: Path) -> list[dict[str, float]]:
 
 
 def summarise(runs: list[Path]) -> dict[str, Any]:
-    """All runs with the machine; ValueError where they differ in more than seed and folders."""
+    """All runs with the machine; ValueError where they differ in more than seed and how often they were looked at."""
     settings = [json.loads((run / "config.json").read_text(encoding="utf-8")) for run in runs]
     own = ("seed", "eval_steps", "save_steps", "eval_tasks")
     shared = {key: value for key, value in settings[0].items() if key not in own}

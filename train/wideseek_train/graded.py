@@ -21,12 +21,7 @@ from wideseek_train.advantage import (
     share_by_role,
     share_outcome,
 )
-from wideseek_train.provenance import (
-    count_cells,
-    find_suppliers,
-    rewards_without,
-    right_cells,
-)
+from wideseek_train.provenance import count_cells, find_suppliers, rewards_without, right_cells
 from wideseek_train.sample import Sample, make_samples
 from wideseek_train.selection import TrainedTurns, longest_turn, select_turns, train_all
 from wideseek_train.tasks import TrainTask
