@@ -137,12 +137,7 @@ def attention_case(
         found = [Contestant("wideseek", lambda _: paged_attention(q, k, v, plan))]
         if hopper:
             wide = plan_attention_sm90(pages, kv_lens, q_lens, k, HEADS)
-            found += [
-                Contestant("wideseek sm90", lambda _: attention_sm90(q, k, v, wide)),
-                Contestant(
-                    "wideseek sm90, in turns", lambda _: attention_sm90(q, k, v, wide, turns=True)
-                ),
-            ]
+            found += [Contestant("wideseek sm90", lambda _: attention_sm90(q, k, v, wide))]
         if len(set(kv_lens)) == len(set(q_lens)) == 1:
             found += [*sdpa(q, k, v, pages, kv_lens[0], q_lens[0])]
         if max(q_lens) == 1:
@@ -231,8 +226,8 @@ def rows(device: torch.device, shrink: int) -> Iterator[Case]:
     yield swiglu_case(device, tokens)
     for count in (people, tokens):
         yield write_case(device, count)
-    for top_p in (1.0, 0.95):
-        yield sample_case(device, people, top_p)
+    for top_p, slope in ((1.0, 0.0), (0.95, 0.0), (0.95, 1.5)):
+        yield sample_case(device, people, top_p, slope)
     yield logprob_case(device, tokens)
     yield copy_case(device, people)
 
@@ -303,12 +298,16 @@ def write_case(device: torch.device, tokens: int) -> Case:
     return Case("norm_rotary_kv_write", make, size, 0, {"tokens": tokens}, copies, 16)
 
 
-def sample_case(device: torch.device, people: int, top_p: float) -> Case:
+def sample_case(device: torch.device, people: int, top_p: float, slope: float) -> Case:
+    """Normal logits of deviation 2.5, which are flat; with a slope those of Zipf's law with that exponent."""
     size = 4 * people * VOCAB
     copies = copies_of(size)
 
     def make() -> list[Contestant]:
         logits = drawn(device, copies, people, VOCAB, dtype=torch.float32) * 2.5
+        if slope:
+            ranks = logits.argsort(-1).argsort(-1)
+            logits = -slope * (ranks + 1).float().log()
         ones, ids = torch.ones(people, device=device), torch.arange(people, device=device)
         settings = (ones, ids * 0, ones * top_p, ones * 0, ids, ids)
         found = hot_and_cold("wideseek", lambda i: sample(logits[i], *settings))
@@ -318,7 +317,8 @@ def sample_case(device: torch.device, people: int, top_p: float) -> Case:
             found += hot_and_cold("flashinfer", lambda i: draw(logits[i].softmax(-1), top_p))
         return found
 
-    return Case(f"sample, top_p {top_p}", make, size, 0, {"rows": people}, copies, 8)
+    name = f"sample, top_p {top_p}" + (f", logits of slope {slope}" if slope else "")
+    return Case(name, make, size, 0, {"rows": people, "slope": slope}, copies, 8)
 
 
 def logprob_case(device: torch.device, tokens: int) -> Case:

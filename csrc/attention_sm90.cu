@@ -32,27 +32,22 @@ int map_of(CUtensorMap& map, const void* cache, const WideseekAttentionSm90& giv
     return made == CUDA_SUCCESS ? WIDESEEK_SM90_DONE : WIDESEEK_SM90_MAP;
 }
 
-template <typename T, int D, bool TURNS>
+template <typename T, int D>
 int launch(const WideseekAttentionSm90& given, const Step& step, int blocks, cudaStream_t stream) {
     CUtensorMap keys, values;
     int failed = map_of<T, D>(keys, given.k_cache, given);
     if (!failed) failed = map_of<T, D>(values, given.v_cache, given);
     if (failed) return failed;
-    cudaError_t error = cudaFuncSetAttribute(attention<T, D, TURNS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    cudaError_t error = cudaFuncSetAttribute(attention<T, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              ASKED_BYTES<D>);
     if (error != cudaSuccess) return WIDESEEK_SM90_CUDA + error;
-    if (given.num_items > 0) attention<T, D, TURNS><<<blocks, THREADS, ASKED_BYTES<D>, stream>>>(keys, values, step);
+    if (given.num_items > 0) attention<T, D><<<blocks, THREADS, ASKED_BYTES<D>, stream>>>(keys, values, step);
     const int64_t warps = given.num_merges * given.num_heads;
     if (warps > 0)
         merge<T, D><<<static_cast<unsigned>((warps + 3) / 4), 128, 0, stream>>>(step, given.merges,
                                                                                static_cast<int>(given.num_merges));
     error = cudaGetLastError();
     return error == cudaSuccess ? WIDESEEK_SM90_DONE : WIDESEEK_SM90_CUDA + error;
-}
-
-template <typename T, int D>
-int launch(const WideseekAttentionSm90& given, const Step& step, int blocks, cudaStream_t stream) {
-    return given.turns ? launch<T, D, true>(given, step, blocks, stream) : launch<T, D, false>(given, step, blocks, stream);
 }
 
 template <typename T>

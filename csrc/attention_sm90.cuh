@@ -12,7 +12,7 @@ namespace wideseek::sm90 {
 
 using namespace hopper;
 
-constexpr int TURN = 1, ZEROED = 3;  // named barriers; TURN + warpgroup
+constexpr int ZEROED = 1;  // a named barrier
 
 // One step, as wideseek_kernels.launch_plan has it; heads of q and out are key head x group + member.
 struct Step {
@@ -71,23 +71,14 @@ __device__ __forceinline__ float joined(float value, float later, Join by) {
 
 // A row without keys comes out 0.
 __device__ __forceinline__ float inverse(float total) { return total > 0.0f ? __frcp_rn(total) : 0.0f; }
-__device__ __forceinline__ float log_of(float top, float total) { return (top + log2f(total)) * 0.6931471805599453f; }
+__device__ __forceinline__ float log_of(float top, float total) { return (top + log2_of(total)) * 0.6931471805599453f; }
 
-// Of a thread's two rows, 8 apart: the largest score, and the sum of weights, of its own columns until `whole`.
+// Of a thread's two rows, 8 apart: what scores are measured from, and the sum of weights.
 struct State {
     float top[2], total[2];
 };
 
 __device__ __forceinline__ State nothing() { return {{-INFINITY, -INFINITY}, {0.0f, 0.0f}}; }
-
-// Four lanes hold a row.
-__device__ __forceinline__ void whole(State& state) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        state.total[half] += __shfl_xor_sync(~0u, state.total[half], 1);
-        state.total[half] += __shfl_xor_sync(~0u, state.total[half], 2);
-    }
-}
 
 // Keys from a row's limit on weigh nothing. first: the first key of this thread.
 __device__ __forceinline__ void hide(float (&scores)[32], int first, const int (&limits)[2]) {
@@ -96,11 +87,8 @@ __device__ __forceinline__ void hide(float (&scores)[32], int first, const int (
         if (first + next_column(i) >= limits[second_row(i)]) scores[i] = -INFINITY;
 }
 
-// Scores are measured from a row's largest of the chunk's first tile, and from a later one only where that is larger by so
-// many powers of two: so sums seldom have to be scaled again, and weights stay below 256. Up to the row alone, like all else.
-constexpr float LEEWAY = 8.0f;
-
-// Scores become weights; again: by what the sums of earlier tiles of the chunk are to be scaled.
+// Scores become weights; again: by what the sums of earlier tiles of the chunk are to be scaled. Four lanes hold a row, and
+// its sum has the order of Triton's: a thread's columns, then the lanes 2 apart, then those 1 apart.
 __device__ __forceinline__ void weigh(float (&scores)[32], State& state, float (&again)[2], float scale) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -110,18 +98,17 @@ __device__ __forceinline__ void weigh(float (&scores)[32], State& state, float (
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
         const float old_top = state.top[half], high = __fmul_rn(top, scale);
-        const float new_top = high > __fadd_rn(old_top, LEEWAY) ? high : old_top, base = base_of(new_top);
-        float even = 0.0f, odd = 0.0f;
+        const float new_top = high > __fadd_rn(old_top, float{LEEWAY}) ? high : old_top, base = base_of(new_top);
+        float sum = 0.0f;
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-            float &one = scores[4 * j + 2 * half], &other = scores[4 * j + 2 * half + 1];
-            one = exp2_of(__fmaf_rn(one, scale, -base));
-            other = exp2_of(__fmaf_rn(other, scale, -base));
-            even = __fadd_rn(even, one);
-            odd = __fadd_rn(odd, other);
+        for (int i = 2 * half; i < 32; i += i % 2 ? 3 : 1) {
+            scores[i] = exp2_of(__fmaf_rn(scores[i], scale, -base));
+            sum = __fadd_rn(sum, scores[i]);
         }
+        sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
+        sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
         again[half] = new_top == old_top ? 1.0f : exp2_of(__fsub_rn(old_top, base));
-        state.total[half] = __fmaf_rn(state.total[half], again[half], __fadd_rn(even, odd));
+        state.total[half] = __fmaf_rn(state.total[half], again[half], sum);
         state.top[half] = new_top;
     }
 }
@@ -139,14 +126,32 @@ __device__ __forceinline__ void scale_rows(float (&acc)[COUNT], const float (&by
     for (int i = 0; i < COUNT; ++i) acc[i] = __fmul_rn(acc[i], by[second_row(i)]);
 }
 
-template <int COUNT>
-__device__ __forceinline__ void fold(float (&folded)[COUNT], State& state, const float (&acc)[COUNT], const State& later) {
+// What the chunks before came to, in registers and, from number KEPT on, in shared memory; acc joins it, and becomes the whole.
+template <int COUNT, int KEPT>
+__device__ __forceinline__ void fold(float (&folded)[KEPT], float (*away)[128][4], State& state, float (&acc)[COUNT],
+                                     const State& later) {
     Join by[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half)
         by[half] = join(state.top[half], state.total[half], later.top[half], later.total[half]);
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) folded[i] = joined(folded[i], acc[i], by[second_row(i)]);
+    for (int i = 0; i < KEPT; ++i) acc[i] = joined(folded[i], acc[i], by[second_row(i)]);
+#pragma unroll
+    for (int i = KEPT; i < COUNT; i += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(away[(i - KEPT) / 4][threadIdx.x % 128]);
+        acc[i] = joined(four.x, acc[i], by[0]), acc[i + 1] = joined(four.y, acc[i + 1], by[0]);
+        acc[i + 2] = joined(four.z, acc[i + 2], by[1]), acc[i + 3] = joined(four.w, acc[i + 3], by[1]);
+    }
+}
+
+// Until the next chunk is over.
+template <int COUNT, int KEPT>
+__device__ __forceinline__ void put_away(float (&folded)[KEPT], float (*away)[128][4], const float (&acc)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < KEPT; ++i) folded[i] = acc[i];
+#pragma unroll
+    for (int i = KEPT; i < COUNT; i += 4)
+        *reinterpret_cast<float4*>(away[(i - KEPT) / 4][threadIdx.x % 128]) = {acc[i], acc[i + 1], acc[i + 2], acc[i + 3]};
 }
 
 // Stores what a chunk came to for the rows that keep partials, -1 being what was folded. row: this thread's first one.

@@ -77,12 +77,9 @@ __device__ __forceinline__ void store_16_zeros(uint32_t to) {
 // What this thread has written by ordinary stores may be read by the tensor cores, after the barrier that follows.
 __device__ __forceinline__ void for_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Barriers by number among `threads` threads: all wait, or some arrive and go on.
+// A barrier by number among `threads` threads.
 __device__ __forceinline__ void meet(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
-__device__ __forceinline__ void announce(int number, int threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 // Of a warpgroup, all of whose warps come here: registers given back to, or taken from, the others of the block.
@@ -136,56 +133,55 @@ __device__ __forceinline__ void pin(X (&x)[COUNT]) {
     ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, "     \
     "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-// out [64, 64] = a [64, 16] bT [64, 16], added to out if `add`: both by rows in shared memory.
-// Who has which of its numbers: layout_sm90.cuh.
-#define WIDESEEK_SCORES(TYPE)                                                                                          \
-    asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %34, 0;\n\t"                                                     \
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {" WIDESEEK_NAMES_32                     \
-                 "}, %32, %33, p, 1, 1, 0, 0;\n\t}"                                                                     \
-                 : WIDESEEK_OUT_32(out, 0)                                                                             \
-                 : "l"(a), "l"(b), "r"(static_cast<int>(add)))
-
-template <typename T>
-__device__ __forceinline__ void product(float (&out)[32], uint64_t a, uint64_t b, bool add) {
-    if constexpr (std::is_same_v<T, __nv_bfloat16>)
-        WIDESEEK_SCORES("bf16");
-    else
-        WIDESEEK_SCORES("f16");
-}
-
-// out [64, 64 or 128] = a [64, 16] b [16, 64 or 128]: a in registers, b by columns in shared memory. Of a, a thread has
-// a[2 (second eight columns) + (second row)], two columns each: those that it has of a result.
-#define WIDESEEK_VALUES(WIDTH, TYPE, NAMES, OUT, A0, A1, A2, A3, B, ADD)                                                \
+// out [64, n] = a [64, 16] b, added to out if `add`. a in registers: a thread has a[2 (second eight columns) + (second row)],
+// two columns each, where it has them of a result (layout_sm90.cuh). b in shared memory.
+#define WIDESEEK_PRODUCT(WIDTH, TYPE, NAMES, OUT, A0, A1, A2, A3, B, ADD, BY_COLUMNS)                                   \
     asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" ADD ", 0;\n\t"                                                \
                  "wgmma.mma_async.sync.aligned.m64n" WIDTH "k16.f32." TYPE "." TYPE " {" NAMES "}, {%" A0 ", %" A1      \
-                 ", %" A2 ", %" A3 "}, %" B ", p, 1, 1, 1;\n\t}"                                                        \
+                 ", %" A2 ", %" A3 "}, %" B ", p, 1, 1, " BY_COLUMNS ";\n\t}"                                           \
                  : OUT                                                                                                 \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
-#define WIDESEEK_VALUES_64(TYPE) \
-    WIDESEEK_VALUES("64", TYPE, WIDESEEK_NAMES_32, WIDESEEK_OUT_32(out, 0), "32", "33", "34", "35", "36", "37")
+#define WIDESEEK_PRODUCT_64(TYPE, BY_COLUMNS)                                                                          \
+    WIDESEEK_PRODUCT("64", TYPE, WIDESEEK_NAMES_32, WIDESEEK_OUT_32(out, 0), "32", "33", "34", "35", "36", "37",       \
+                     BY_COLUMNS)
 #define WIDESEEK_BOTH_32 WIDESEEK_OUT_32(out, 0), WIDESEEK_OUT_32(out, 32)
-#define WIDESEEK_VALUES_128(TYPE) \
-    WIDESEEK_VALUES("128", TYPE, WIDESEEK_NAMES_64, WIDESEEK_BOTH_32, "64", "65", "66", "67", "68", "69")
+#define WIDESEEK_PRODUCT_128(TYPE, BY_COLUMNS)                                                                         \
+    WIDESEEK_PRODUCT("128", TYPE, WIDESEEK_NAMES_64, WIDESEEK_BOTH_32, "64", "65", "66", "67", "68", "69", BY_COLUMNS)
 
+// b [64, 16] transposed: by rows.
 template <typename T>
-__device__ __forceinline__ void product(float (&out)[32], const uint32_t* a, uint64_t b, bool add) {
+__device__ __forceinline__ void product_by_rows(float (&out)[32], const uint32_t* a, uint64_t b, bool add) {
     if constexpr (std::is_same_v<T, __nv_bfloat16>)
-        WIDESEEK_VALUES_64("bf16");
+        WIDESEEK_PRODUCT_64("bf16", "0");
     else
-        WIDESEEK_VALUES_64("f16");
+        WIDESEEK_PRODUCT_64("f16", "0");
+}
+
+// b [16, n]: by columns.
+template <typename T>
+__device__ __forceinline__ void product_by_columns(float (&out)[32], const uint32_t* a, uint64_t b, bool add) {
+    if constexpr (std::is_same_v<T, __nv_bfloat16>)
+        WIDESEEK_PRODUCT_64("bf16", "1");
+    else
+        WIDESEEK_PRODUCT_64("f16", "1");
 }
 
 template <typename T>
-__device__ __forceinline__ void product(float (&out)[64], const uint32_t* a, uint64_t b, bool add) {
+__device__ __forceinline__ void product_by_columns(float (&out)[64], const uint32_t* a, uint64_t b, bool add) {
     if constexpr (std::is_same_v<T, __nv_bfloat16>)
-        WIDESEEK_VALUES_128("bf16");
+        WIDESEEK_PRODUCT_128("bf16", "1");
     else
-        WIDESEEK_VALUES_128("f16");
+        WIDESEEK_PRODUCT_128("f16", "1");
 }
 
 __device__ __forceinline__ float exp2_of(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float log2_of(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

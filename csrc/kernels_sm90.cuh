@@ -103,18 +103,30 @@ __device__ __forceinline__ void load_queries(const Step& step, Room<D>& room) {
                     static_cast<const T*>(step.q) + place * D + piece * 8, at.inside);
         }
         wait_for_copies();
-        for_tensor_cores();
         arrive(shared_address(&room.q_full[buffer]));
+    }
+}
+
+// A warpgroup's queries [64, D] as operands: products that read them from shared memory would leave it no time for keys.
+template <int D>
+__device__ __forceinline__ void read_queries(uint32_t (&queries)[D / 4], const unsigned char* from) {
+    int row[1] = {first_row(threadIdx.x)};
+    pin(row);  // or the compiler would keep all addresses from item to item
+#pragma unroll
+    for (int i = 0; i < D / 4; ++i) {
+        const int piece = i / 4 * 2 + i / 2 % 2, place = swizzled(row[0] + 8 * (i % 2), piece % 8);
+        const unsigned char* at = from + piece / 8 * Room<D>::BLOCK + place + 2 * first_column(threadIdx.x);
+        queries[i] = *reinterpret_cast<const uint32_t*>(at);
     }
 }
 
 // scores [64, 64] = queries [64, D] keysT [64, D], on its way when this returns.
 template <typename T, int D>
-__device__ __forceinline__ void begin_scores(float (&scores)[32], uint32_t queries, uint32_t keys) {
+__device__ __forceinline__ void begin_scores(float (&scores)[32], const uint32_t (&queries)[D / 4], uint32_t keys) {
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
         const int at = step / 4 * (Room<D>::BLOCK >> 4) + step % 4 * STEP_BY_ROWS;
-        product<T>(scores, descriptor(BY_ROWS, queries, at), descriptor(BY_ROWS, keys, at), step > 0);
+        product_by_rows<T>(scores, queries + 4 * step, descriptor(BY_ROWS, keys, at), step > 0);
     }
     end_of_group();
 }
@@ -124,7 +136,7 @@ template <typename T, int D>
 __device__ __forceinline__ void begin_values(float (&acc)[D / 2], const uint32_t (&weights)[16], uint32_t values, bool add) {
 #pragma unroll
     for (int step = 0; step < TILE / 16; ++step)
-        product<T>(acc, weights + 4 * step, descriptor(BY_COLUMNS<Room<D>::BLOCK>, values, step * STEP_BY_COLUMNS),
+        product_by_columns<T>(acc, weights + 4 * step, descriptor(BY_COLUMNS<Room<D>::BLOCK>, values, step * STEP_BY_COLUMNS),
                    step > 0 || add);
     end_of_group();
 }
@@ -147,7 +159,7 @@ __device__ __forceinline__ void release(uint64_t& barrier) {
 }
 
 // One warpgroup's rows of one item; used: tiles of the ring that were used before it.
-template <typename T, int D, bool TURNS>
+template <typename T, int D>
 __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buffer, int self, int& used) {
     constexpr int STAGES = Room<D>::STAGES;
     const Held found = room.held[buffer];
@@ -156,17 +168,20 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
     const Fact* facts = room.facts[buffer];
     const int row = self * GROUP_ROWS + first_row(threadIdx.x);
     const int limits[2] = {facts[row >> step.shift].limit, facts[(row + 8) >> step.shift].limit};
-    const uint32_t queries = shared_address(room.q[buffer][self]);
-    float folded[D / 2] = {}, acc[D / 2] = {}, scores[32] = {}, again[2];
+    uint32_t queries[D / 4];
+    read_queries<D>(queries, room.q[buffer][self]);
+    float folded[D / 2 - Room<D>::AWAY], acc[D / 2] = {}, scores[32] = {}, again[2];
     uint32_t weights[16];
     State all = nothing(), part = nothing();
 
-    auto close = [&](int chunk, State of) {
-        whole(of);
-        if (held.tile_from == 0)
-            fold(folded, all, acc, of);
-        else
+    // acc is then what the chunks up to this one come to, or where the item has no first one, what this one does.
+    auto close = [&](int chunk, const State& of) {
+        if (held.tile_from > 0)
             keep<D>(step, facts, held.head, row, chunk, acc, of);
+        else if (chunk > 0)
+            fold(folded, room.away[self], all, acc, of);
+        else
+            all = of;
     };
     auto weighed = [&](int tile) {
         if ((tile + 1) * TILE > held.least) hide(scores, tile * TILE + first_column(threadIdx.x), limits);
@@ -174,11 +189,11 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
     };
 
     wait(shared_address(&room.k_full[used % STAGES]), used / STAGES & 1);
-    pin(scores);
+    pin(scores), pin(queries);
     before_products();
     begin_scores<T, D>(scores, queries, shared_address(room.k[used % STAGES]));
     wait_for_groups<0>();
-    pin(scores);
+    pin(scores), pin(queries);
     release(room.k_empty[used % STAGES]);
     weighed(held.tile_from);
     pack<T>(weights, scores);
@@ -187,14 +202,12 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
         const int stage = used % STAGES, next = (used + 1) % STAGES;
         wait(shared_address(&room.v_full[stage]), used / STAGES & 1);
         wait(shared_address(&room.k_full[next]), (used + 1) / STAGES & 1);
-        if constexpr (TURNS) meet(TURN + self, COMPUTING);
-        pin(scores), pin(weights), pin(acc);
+        pin(scores), pin(weights), pin(acc), pin(queries);
         before_products();
         begin_scores<T, D>(scores, queries, shared_address(room.k[next]));
         begin_values<T, D>(acc, weights, shared_address(room.v[stage]), tile % CHUNK_TILES != 0);
-        if constexpr (TURNS) announce(TURN + (self ^ 1), COMPUTING);
         wait_for_groups<1>();
-        pin(scores);
+        pin(scores), pin(queries);
         release(room.k_empty[next]);
         const State before = part;
         const bool starts = (tile + 1) % CHUNK_TILES == 0;
@@ -205,9 +218,10 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
         wait_for_groups<0>();
         pin(acc), pin(weights);
         release(room.v_empty[stage]);
-        if (starts)
+        if (starts) {
             close(tile / CHUNK_TILES, before);
-        else if (scales)
+            if (held.tile_from == 0) put_away(folded, room.away[self], acc);
+        } else if (scales)
             scale_rows(acc, again);
         pack<T>(weights, scores);
     }
@@ -224,24 +238,22 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
     ++used;
     close(last / CHUNK_TILES, part);
     if (held.tile_from == 0) {
-        give<T, D>(step, facts, held.head, row, folded, all);
-        keep<D>(step, facts, held.head, row, -1, folded, all);
+        give<T, D>(step, facts, held.head, row, acc, all);
+        keep<D>(step, facts, held.head, row, -1, acc, all);
     }
 }
 
-template <typename T, int D, bool TURNS>
+template <typename T, int D>
 __device__ __forceinline__ void compute(const Step& step, Room<D>& room) {
     const int self = of_warp(threadIdx.x / 128) - 1, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
     int used = 0;
-    if (TURNS && self == 1) announce(TURN, COMPUTING);
     for (int round = 0; round < rounds; ++round) {
         if (!work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x).real) break;
         const int buffer = round & 1;
         wait(shared_address(&room.q_full[buffer]), round >> 1 & 1);
-        if (room.held[buffer].tile_from < room.held[buffer].tile_to) attend<T, D, TURNS>(step, room, buffer, self, used);
+        if (room.held[buffer].tile_from < room.held[buffer].tile_to) attend<T, D>(step, room, buffer, self, used);
         release(room.q_empty[buffer]);
     }
-    if (TURNS && self == 0) meet(TURN, COMPUTING);  // the last turn given
 }
 
 // Every barrier's phase ends with the arrivals of all who fill, or of all who have used, what it stands for.
@@ -258,7 +270,7 @@ __device__ __forceinline__ void set_barriers(Room<D>& room) {
     barriers_are_set();
 }
 
-template <typename T, int D, bool TURNS>
+template <typename T, int D>
 __global__ void __launch_bounds__(THREADS, 1)
     attention(const __grid_constant__ CUtensorMap keys, const __grid_constant__ CUtensorMap values,
               const __grid_constant__ Step step) {
@@ -278,7 +290,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             load_queries<T, D>(step, room);
     } else {
         more_registers<COMPUTING_REGISTERS>();
-        compute<T, D, TURNS>(step, room);
+        compute<T, D>(step, room);
     }
 }
 

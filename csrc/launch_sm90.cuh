@@ -24,7 +24,7 @@ struct WideseekAttentionSm90 {
     void* stream;
     int64_t num_items, num_merges, most_tokens;  // most_tokens: of an item
     int64_t num_heads, num_kv, num_pages, page_size, head_dim;
-    int32_t device, is_bf16, turns;  // turns: the warpgroups of a block begin their products in turns
+    int32_t device, is_bf16;
 };
 
 // out and lse of all rows of the plan, as `wideseek_paged_attention` has them. Returns a WideseekSm90Result.

@@ -13,14 +13,19 @@
 namespace wideseek::sm90 {
 
 constexpr int TILE = 64;          // keys of a product; wideseek_kernels.work_list has the same
-constexpr int CHUNK_TILES = 4;    // tiles summed up by themselves; wideseek_kernels.launch_plan has the same
+constexpr int CHUNK_TILES = 8;    // tiles summed up by themselves; wideseek_kernels.launch_plan has the same
 constexpr int CHUNK = TILE * CHUNK_TILES;
+
+// Scores are measured from a row's largest of the chunk's first tile, and from a later one only where that is larger by so
+// many powers of two: so sums seldom have to be scaled again, and weights stay below 256. Up to the row alone, like all else.
+constexpr int LEEWAY = 8;  // on_triton.paged_attention has the same
+
 constexpr int GROUP_ROWS = 64;    // rows of a warpgroup's product
 constexpr int ROWS = 128;         // rows of an item: two warpgroups; wideseek_kernels.attention_sm90 has the same
 constexpr int THREADS = 384;      // one warpgroup that loads, two that compute
 constexpr int COMPUTING = 256;
 constexpr int WARPS_COMPUTING = COMPUTING / 32;
-constexpr int LOADING_REGISTERS = 56, COMPUTING_REGISTERS = 224;  // 128 x 56 + 256 x 224 of 65,536
+constexpr int LOADING_REGISTERS = 48, COMPUTING_REGISTERS = 232;  // 128 x 48 + 256 x 232 of 65,536
 constexpr int SHARED_BYTES = 232448;                              // that a block may have
 
 // Rows of 64 16-bit numbers, 128 bytes, whose eight 16-byte pieces change places by the row: piece c of row r lies at
@@ -91,9 +96,11 @@ struct Room {
     static constexpr int BLOCKS = D / SWIZZLED_COLUMNS;
     static constexpr int BLOCK = TILE * SWIZZLED_ROW;
     static constexpr int TILE_BYTES = BLOCKS * BLOCK;
-    static constexpr int STAGES = 512 / D;
+    static constexpr int STAGES = D == 64 ? 8 : 3;
+    static constexpr int AWAY = D / 2 - 32;  // numbers of a thread's [64, D] that registers have no room for between chunks
     unsigned char q[2][2][TILE_BYTES];  // of this item and the next, of each warpgroup
     unsigned char k[STAGES][TILE_BYTES], v[STAGES][TILE_BYTES];
+    float away[2][AWAY ? AWAY / 4 : 1][128][4];  // of each warpgroup's threads, by fours
     Fact facts[2][ROWS];
     Held held[2];
     uint64_t q_full[2], q_empty[2], k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];

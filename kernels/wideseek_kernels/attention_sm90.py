@@ -84,11 +84,10 @@ def takes_sm90(device: torch.device) -> bool:
 
 
 def attention_sm90(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, *, turns: bool = False
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan
 ) -> tuple[Tensor, Tensor]:
     """As `paged_attention_with_lse`, with a plan of `plan_attention_sm90` and bf16 or fp16 on a Hopper GPU.
 
-    turns: of two warpgroups on a multiprocessor, one begins its products after the other has; changes no bit.
     Raises ValueError; RuntimeError where the device or the driver refuses.
     """
     check_operands(q, k_cache, v_cache, plan)
@@ -100,12 +99,10 @@ def attention_sm90(
         raise ValueError("plan is none for a GPU")
     if not takes_sm90(q.device):
         raise ValueError(f"q is on {q.device}, expected a Hopper GPU, and nvcc to compile for it")
-    return _launch(q, k_cache, v_cache, plan.parts, turns)
+    return _launch(q, k_cache, v_cache, plan.parts)
 
 
-def _launch(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: LaunchPlan, turns: bool
-) -> tuple[Tensor, Tensor]:
+def _launch(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: LaunchPlan) -> tuple[Tensor, Tensor]:
     num_heads, head_dim = q.shape[1:]
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
     out[plan.num_rows :] = 0
@@ -118,7 +115,7 @@ def _launch(
         torch.cuda.current_stream(q.device).cuda_stream,
         *(len(plan.items), len(plan.merges), plan.most_tokens),
         *(num_heads, k_cache.shape[1], k_cache.shape[0], k_cache.shape[2], head_dim),
-        *(q.get_device(), q.dtype == torch.bfloat16, turns),
+        *(q.get_device(), q.dtype == torch.bfloat16),
     )
     library = sm90_kernels()
     assert library is not None

@@ -34,7 +34,7 @@ class AttentionSm90(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("num_items", "num_merges", "most_tokens")),
         *((name, ctypes.c_int64) for name in ("num_heads", "num_kv", "num_pages", "page_size")),
         ("head_dim", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("device", "is_bf16", "turns")),
+        *((name, ctypes.c_int32) for name in ("device", "is_bf16")),
     ]
 
 

@@ -19,14 +19,14 @@ from wideseek_kernels.work_list import TILE, Tiling, cut
 TOKENS = 16
 """Queries of an item. With four query heads a key head they fill the 64 rows of a Hopper product."""
 
-CHUNK_TILES = 4
+CHUNK_TILES = 8
 """Tiles that are summed up by themselves, whoever does it, and that queries share at least."""
 
-WORTH = 16
+WORTH = 32
 """Tiles that a query may read after one it shares with another, for sharing to be worth it: each chunk
-of them is then kept as a partial. Of keys in bf16 and four query heads, where a tile of 64 keys is 32
+of them is then kept as a partial. Of keys in bf16 and four query heads, where a tile of 64 keys is 64
 times the partial of a tile, written and read, and of two queries one reads what they share. In fp8 it
-would be 8."""
+would be 16."""
 
 
 @dataclass(frozen=True, slots=True)

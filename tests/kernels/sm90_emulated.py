@@ -49,6 +49,7 @@ template <int D> void room() {
 int main() {
     std::printf("{\\"tile_keys\\": %d, \\"chunk_tiles\\": %d, \\"rows\\": %d, \\"threads\\": %d, \\"computing\\": %d", TILE,
                 CHUNK_TILES, ROWS, THREADS, COMPUTING);
+    std::printf(", \\"leeway\\": %d", LEEWAY);
     std::printf(", \\"registers\\": [%d, %d]", LOADING_REGISTERS, COMPUTING_REGISTERS);
     std::printf(", \\"by_rows\\": %llu, \\"steps\\": [%d, %d]", (unsigned long long)BY_ROWS, STEP_BY_ROWS, STEP_BY_COLUMNS);
     std::printf(", \\"descriptor\\": %llu", (unsigned long long)descriptor(BY_ROWS, 0x31400, 0));
@@ -165,24 +166,19 @@ class Group:
             for lanes in (1, 2):
                 high = np.maximum(high, high[np.arange(128) ^ lanes])
             old_top, high = top[:, half].copy(), high * scale
-            new_top = np.where(high > old_top + np.float32(8), high, old_top)
+            new_top = np.where(high > old_top + np.float32(layout().leeway), high, old_top)
             base = based(new_top)
             weights[:, own] = np.exp2(fma(scores[:, own], scale, -base[:, None]))
-            even, odd = np.zeros(128, np.float32), np.zeros(128, np.float32)
-            for one, other in zip(own[::2], own[1::2], strict=True):
-                even, odd = even + weights[:, one], odd + weights[:, other]
+            row_sum = np.zeros(128, np.float32)
+            for column in own:
+                row_sum = row_sum + weights[:, column]
+            for lanes in (2, 1):
+                row_sum = row_sum + row_sum[np.arange(128) ^ lanes]
             again[:, half] = np.where(new_top == old_top, np.float32(1), np.exp2(old_top - base))
-            total[:, half] = fma(total[:, half], again[:, half], even + odd)
+            total[:, half] = fma(total[:, half], again[:, half], row_sum)
             top[:, half] = new_top
         self.part = top, total
         return weights, again
-
-    def joined(self) -> tuple[Array, Array]:
-        """The chunk's state with the sums of the four lanes of a row."""
-        top, total = self.part
-        for lanes in (1, 2):
-            total = total + total[np.arange(128) ^ lanes]
-        return top, total
 
     def fold(self, later: tuple[Array, Array]) -> None:
         top = np.maximum(self.all[0], later[0])
@@ -324,7 +320,7 @@ class Emulated:
     def close(
         self, group: Group, facts: list[Any], head: int, rows: Array, chunk: int, tile_from: int
     ) -> None:
-        of = group.joined()
+        of = group.part
         if tile_from == 0:
             group.fold(of)
         else:
@@ -342,7 +338,7 @@ class Emulated:
         for thread in range(128):
             for half in range(2):
                 fact, query_head, inside = self.row_of(facts, head, int(rows[thread]) + 8 * half)
-                if not inside or fact[2] < 0 or fact[1] <= chunk * 256:
+                if not inside or fact[2] < 0 or fact[1] <= chunk * 64 * self.told.chunk_tiles:
                     continue
                 slot = fact[2] + (0 if chunk < 0 else chunk + 1 - fact[3])
                 own = np.flatnonzero(self.told.second_row[: acc.shape[1]] == half)
@@ -369,7 +365,7 @@ class Emulated:
 
     def merge(self, token: Array) -> None:
         row, limit, first, folded = token.tolist()
-        parts = slice(first, first + -(-limit // 256) - folded + 1)
+        parts = slice(first, first + -(-limit // (64 * self.told.chunk_tiles)) - folded + 1)
         acc = np.zeros((self.heads, self.head_dim), np.float32)
         top, total = np.full(self.heads, -np.inf, np.float32), np.zeros(self.heads, np.float32)
         for later, state in zip(self.partials[parts], self.states[parts], strict=True):

@@ -95,10 +95,10 @@ def test_a_shared_prefix_is_read_once_by_each_sixteen_queries() -> None:
 
 
 def test_a_prefix_is_not_shared_where_that_costs_more_than_it_saves() -> None:
-    """One chunk in common, and partials of 64 chunks after it."""
-    for own, items in ((16, 3), (256, 2)):
-        pages = [np.concatenate([np.arange(4), np.arange(own) + 10 + 300 * i]) for i in range(2)]
-        lens = [64 * (4 + own)] * 2
+    """One chunk in common, and partials of one or 64 chunks after it."""
+    for own, items in ((CHUNK_TILES, 3), (64 * CHUNK_TILES, 2)):
+        pages = [np.concatenate([np.arange(CHUNK_TILES), np.arange(own) + 10 + 600 * i]) for i in range(2)]
+        lens = [64 * (CHUNK_TILES + own)] * 2
         assert len(planned(pages, lens, [1, 1], programs=1).items) == items
 
 
@@ -107,4 +107,5 @@ def test_a_long_sequence_is_split_for_all_programs_and_the_longest_goes_first() 
     plan = planned(pages, [64, 512 * 64], [1, 1], programs=16)
     tiles = (plan.items[:, 4] - plan.items[:, 3]).tolist()
     assert tiles == sorted(tiles, reverse=True)
-    assert len(tiles) == 16 and tiles[0] == -(-513 // (16 * CHUNK_TILES)) * CHUNK_TILES
+    share = -(-513 // (16 * CHUNK_TILES)) * CHUNK_TILES
+    assert tiles[0] == share and len(tiles) == 1 + -(-512 // share)

@@ -20,6 +20,10 @@ from torch import Tensor
 from wideseek_kernels.launch_plan import CHUNK_TILES, TOKENS, LaunchPlan
 from wideseek_kernels.work_list import TILE
 
+LEEWAY = tl.constexpr(8.0)
+"""What scores are measured from changes within a chunk only for one larger by so many powers of two, as in
+csrc/layout_sm90.cuh, where that spares work. Here it is for the same bits."""
+
 
 class Launch(NamedTuple):
     """How an item is run: the queries it has room for, warps, and tiles of keys: one computed on, the others under way.
@@ -199,7 +203,8 @@ def _advance(acc, top, total, q, k, v, keys, limits, masked, scale):
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if masked:
         scores = tl.where(keys[None, :] < limits[:, None], scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
+    high = tl.max(scores, 1) * scale
+    new_top = tl.where(high > top + LEEWAY, high, top)
     base = tl.where(new_top == float("-inf"), 0.0, new_top)
     weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), -base[:, None]))
     again = tl.exp2(top - base)
@@ -339,6 +344,7 @@ def _give_whole(
 
 @triton.jit
 def _give(out_ptr, lse_ptr, row_at, done, acc, top, total, dims, HEAD_DIM: tl.constexpr):
-    total = tl.where(done, total, 1.0)
-    tl.store(out_ptr + row_at[:, None] * HEAD_DIM + dims, acc / total[:, None], done[:, None])
+    total = tl.where(done & (total > 0), total, 1.0)  # a row without keys comes out 0
+    values = acc * tl.div_rn(tl.full(total.shape, 1.0, tl.float32), total)[:, None]
+    tl.store(out_ptr + row_at[:, None] * HEAD_DIM + dims, values, done[:, None])
     tl.store(lse_ptr + row_at, (top + tl.log2(total)) * 0.6931471805599453, done)

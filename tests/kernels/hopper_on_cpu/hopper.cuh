@@ -33,6 +33,7 @@
 using std::max;
 using std::min;
 struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 struct uint4 { unsigned x, y, z, w; };
 struct __nv_bfloat16 { uint16_t bits; };
 
@@ -60,7 +61,7 @@ inline void require(bool kept, const char* rule) {
 struct Index { unsigned x; };
 struct Barrier { int arrivals = 0, pending = 0, phase = 0; int64_t bytes = 0; };
 struct Meeting { int arrived = 0, times = 0; };
-struct Product { float* out; int width; const uint32_t* a; uint64_t a_at, b_at; bool add; };
+struct Product { float* out; int width; const uint32_t* a; uint64_t b_at; bool add, by_rows; };
 
 struct Fiber {
     ucontext_t context;
@@ -123,14 +124,11 @@ class Block {
         if (chance() % 4 == 0) ++progress, yield();
     }
 
-    void arrive_at(int meeting, int count) {
+    void meet_at(int meeting, int count) {
         Meeting& m = meetings[meeting];
+        const int before = m.times;
         require(m.arrived < count, "more threads at a barrier than it is for");
         if (++m.arrived == count) m.arrived = 0, ++m.times, ++progress;
-    }
-    void meet_at(int meeting, int count) {
-        const int before = meetings[meeting].times;
-        arrive_at(meeting, count);
         until([&] { return meetings[meeting].times != before; });
     }
     void meet_warp() { meet_at(100 + self / 32, 32); }
@@ -204,19 +202,13 @@ inline void compute(size_t g, size_t i) {
     const Product& p = now->fiber().groups[g][i];
     float b[16];
     for (int n = 0; n < p.width / 2; ++n) {
-        const int half = n / 2 & 1, row = thread % 128 / 32 * 16 + thread % 32 / 4 + 8 * half;
+        const int half = n / 2 & 1;
         const int column = n / 4 * 8 + 2 * (thread % 4) + (n & 1);
         float sum = p.add ? p.out[n] : 0.0f;
-        for (int k = 0; k < 16; ++k) b[k] = operand(p.b_at, column, k, p.a == nullptr);
+        for (int k = 0; k < 16; ++k) b[k] = operand(p.b_at, column, k, p.by_rows);
         for (int k = 0; k < 16; ++k) {
-            float a;
-            if (p.a == nullptr) {
-                a = operand(p.a_at, row, k, true);
-            } else {
-                const Product& other = now->fibers[(thread & ~3) + k % 8 / 2].groups[g][i];
-                a = wide(uint16_t(other.a[2 * (k / 8) + half] >> 16 * (k & 1)));
-            }
-            sum = std::fmaf(a, b[k], sum);
+            const Product& other = now->fibers[(thread & ~3) + k % 8 / 2].groups[g][i];
+            sum = std::fmaf(wide(uint16_t(other.a[2 * (k / 8) + half] >> 16 * (k & 1))), b[k], sum);
         }
         p.out[n] = sum;
     }
@@ -334,7 +326,6 @@ inline void for_tensor_cores() {
     now->fiber().unfenced.clear();
 }
 inline void meet(int number, int threads) { now->meet_at(number, threads); }
-inline void announce(int number, int threads) { now->arrive_at(number, threads); }
 template <int>
 void fewer_registers() {}
 template <int>
@@ -369,14 +360,15 @@ template <typename X, int COUNT>
 void pin(X (&)[COUNT]) {}
 
 template <typename T>
-void product(float (&out)[32], uint64_t a, uint64_t b, bool add) {
-    now->fiber().open.push_back({out, 64, nullptr, a, b, add});
+void product_by_rows(float (&out)[32], const uint32_t* a, uint64_t b, bool add) {
+    now->fiber().open.push_back({out, 64, a, b, add, true});
 }
 template <typename T, int COUNT>
-void product(float (&out)[COUNT], const uint32_t* a, uint64_t b, bool add) {
-    now->fiber().open.push_back({out, 2 * COUNT, a, 0, b, add});
+void product_by_columns(float (&out)[COUNT], const uint32_t* a, uint64_t b, bool add) {
+    now->fiber().open.push_back({out, 2 * COUNT, a, b, add, false});
 }
 inline float exp2_of(float x) { return std::exp2(x); }
+inline float log2_of(float x) { return std::log2(x); }
 template <typename T>
 uint32_t rounded(float low, float high) {
     return cpu::narrow(low) | uint32_t{cpu::narrow(high)} << 16;

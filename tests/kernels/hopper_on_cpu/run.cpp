@@ -16,7 +16,7 @@ void run_block(int threads, int block, int blocks, unsigned seed, const std::fun
     running.run(body);
 }
 
-template <int D, bool TURNS>
+template <int D>
 void run(const WideseekAttentionSm90& given, const sm90::Step& step, int blocks, unsigned seed) {
     auto map = [&](const void* cache) {
         return CUtensorMap{static_cast<const uint16_t*>(cache), D, int(given.page_size), int(given.num_pages * given.num_kv),
@@ -25,7 +25,7 @@ void run(const WideseekAttentionSm90& given, const sm90::Step& step, int blocks,
     const CUtensorMap keys = map(given.k_cache), values = map(given.v_cache);
     for (int block = 0; block < blocks; ++block)
         run_block(sm90::THREADS, block, blocks, seed + block,
-                  [&] { sm90::attention<__nv_bfloat16, D, TURNS>(keys, values, step); });
+                  [&] { sm90::attention<__nv_bfloat16, D>(keys, values, step); });
     const int merging = int(given.num_merges * given.num_heads + 3) / 4;
     for (int block = 0; block < merging; ++block)
         run_block(128, block, merging, seed,
@@ -44,10 +44,7 @@ extern "C" const char* run_on_cpu(const WideseekAttentionSm90* of, int blocks, u
                              given.pages, int(given.num_items), int(given.num_heads), int(given.num_kv), group, shift,
                              int(given.page_size), float(1.4426950408889634 / std::sqrt(double(given.head_dim)))};
     try {
-        if (given.head_dim == 64)
-            given.turns ? run<64, true>(given, step, blocks, seed) : run<64, false>(given, step, blocks, seed);
-        else
-            given.turns ? run<128, true>(given, step, blocks, seed) : run<128, false>(given, step, blocks, seed);
+        given.head_dim == 64 ? run<64>(given, step, blocks, seed) : run<128>(given, step, blocks, seed);
     } catch (const std::runtime_error& error) {
         told = error.what();
         return told.c_str();
