@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90
 from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_write import norm_rotary_kv_write
@@ -61,13 +60,10 @@ def peer(name: str) -> ModuleType | None:
         return None
 
 
-def cases(device: torch.device, shrink: int = 1, *, hopper: bool = False) -> Iterator[Case]:
-    """All cases; ceilings first. shrink divides lengths and rows, to try them where they are not timed.
-
-    hopper: with the attention in CUDA C++ beside the Triton one.
-    """
+def cases(device: torch.device, shrink: int = 1) -> Iterator[Case]:
+    """All cases; ceilings first. shrink divides lengths and rows, to try them where they are not timed."""
     yield from ceilings(device, shrink)
-    yield from attention(device, shrink, hopper=hopper)
+    yield from attention(device, shrink)
     yield from rows(device, shrink)
 
 
@@ -90,7 +86,7 @@ def ceilings(device: torch.device, shrink: int) -> Iterator[Case]:
     yield Case("gemm", multiply, 6 * size**2, 2 * size**3, ceiling="flops_per_second")
 
 
-def attention(device: torch.device, shrink: int, *, hopper: bool = False) -> Iterator[Case]:
+def attention(device: torch.device, shrink: int) -> Iterator[Case]:
     """Name, of each sequence keys, queries and keys that all share."""
     for name, kv_lens, q_lens, shared in (
         ("decode 64 x 4k", [4096] * 64, [1] * 64, 0),
@@ -110,7 +106,6 @@ def attention(device: torch.device, shrink: int, *, hopper: bool = False) -> Ite
             [max(1, n // shrink) for n in q_lens],
             shared // shrink // PAGE,
             device,
-            hopper=hopper,
         )
 
 
@@ -120,8 +115,6 @@ def attention_case(
     q_lens: list[int],
     shared: int,
     device: torch.device,
-    *,
-    hopper: bool = False,
 ) -> Case:
     counts = [-(-n // PAGE) - shared for n in kv_lens]
     keys = sum(n - shared * PAGE for n in kv_lens) + shared * PAGE
@@ -133,11 +126,11 @@ def attention_case(
         pages = [np.concatenate([order[:shared], each]) for each in own]
         k, v = (drawn(device, len(order), KV_HEADS, PAGE, HEAD_DIM) for _ in range(2))
         q = drawn(device, sum(q_lens), HEADS, HEAD_DIM)
-        plan = plan_attention(pages, kv_lens, q_lens, k)
+        plan = plan_attention(pages, kv_lens, q_lens, k, num_heads=HEADS)
         found = [Contestant("wideseek", lambda _: paged_attention(q, k, v, plan))]
-        if hopper:
-            wide = plan_attention_sm90(pages, kv_lens, q_lens, k, HEADS)
-            found += [Contestant("wideseek sm90", lambda _: attention_sm90(q, k, v, wide))]
+        if plan.wide is not None:
+            one = plan_attention(pages, kv_lens, q_lens, k)
+            found += [Contestant("wideseek, Triton alone", lambda _: paged_attention(q, k, v, one))]
         if len(set(kv_lens)) == len(set(q_lens)) == 1:
             found += [*sdpa(q, k, v, pages, kv_lens[0], q_lens[0])]
         if max(q_lens) == 1:
@@ -146,8 +139,7 @@ def attention_case(
             found += [
                 Contestant("wideseek, fp8 pages", lambda _: paged_attention(q, *stored, halved))
             ]
-            found += flashinfer(q, k, v, pages, kv_lens)
-        return found
+        return found + flashinfer(q, k, v, pages, kv_lens, q_lens)
 
     sizes = {"sequences": len(kv_lens), "queries": sum(q_lens), "keys": sum(kv_lens)}
     moved = 4 * keys * KV_HEADS * HEAD_DIM + 4 * sum(q_lens) * HEADS * HEAD_DIM
@@ -199,25 +191,30 @@ def varlen(q: Tensor, dense: list[Tensor]) -> Iterator[Contestant]:
 
 
 def flashinfer(
-    q: Tensor, k: Tensor, v: Tensor, pages: list[Any], kv_lens: list[int]
+    q: Tensor, k: Tensor, v: Tensor, pages: list[Any], kv_lens: list[int], q_lens: list[int]
 ) -> list[Contestant]:
+    """Its decode kernel, and that of FlashAttention 3 on pages, which takes any step."""
     module = peer("flashinfer")
     if module is None:
         return []
     ints = {"dtype": torch.int32, "device": q.device}
     workspace = torch.empty(256 << 20, dtype=torch.uint8, device=q.device)
-    wrapper = module.BatchDecodeWithPagedKVCacheWrapper(workspace, "HND")
-    wrapper.plan(
+    tables = (
         torch.tensor(np.cumsum([0, *map(len, pages)]), **ints),
         torch.tensor(np.concatenate(pages), **ints),
         torch.tensor([(n - 1) % PAGE + 1 for n in kv_lens], **ints),
-        HEADS,
-        KV_HEADS,
-        HEAD_DIM,
-        PAGE,
-        q_data_type=q.dtype,
     )
-    return [Contestant("flashinfer decode", lambda _: wrapper.run(q, (k, v)))]
+    heads = (HEADS, KV_HEADS, HEAD_DIM, PAGE)
+    dtypes = {"q_data_type": q.dtype, "kv_data_type": k.dtype}
+    any_step = module.BatchPrefillWithPagedKVCacheWrapper(workspace, "HND", backend="fa3")
+    firsts = torch.tensor(np.cumsum([0, *q_lens]), **ints)
+    any_step.plan(firsts, *tables, *heads, causal=True, **dtypes)
+    found = [Contestant("flashinfer FA3", lambda _: any_step.run(q, (k, v)))]
+    if max(q_lens) == 1:
+        decode = module.BatchDecodeWithPagedKVCacheWrapper(torch.empty_like(workspace), "HND")
+        decode.plan(*tables, *heads, **dtypes)
+        found += [Contestant("flashinfer decode", lambda _: decode.run(q, (k, v)))]
+    return found
 
 
 def rows(device: torch.device, shrink: int) -> Iterator[Case]:

@@ -104,7 +104,8 @@ def attention(
     own = np.split(order[shared:], np.cumsum(counts)[:-1])
     pages = [np.concatenate([order[:shared], each]) for each in own]
     k, v = (drawn(device, len(order), KV_HEADS, PAGE, HEAD_DIM) for _ in range(2))
-    q = drawn(device, sum(q_lens), HEADS, HEAD_DIM)
+    q, out = (drawn(device, sum(q_lens), HEADS, HEAD_DIM) for _ in range(2))
+    lse = drawn(device, sum(q_lens), HEADS, dtype=torch.float32)
     moved = 4 * len(order) * PAGE * KV_HEADS * HEAD_DIM + 4 * sum(q_lens) * HEADS * HEAD_DIM
     pairs = sum(n * (kv - n) + n * (n + 1) / 2 for n, kv in zip(q_lens, kv_lens, strict=True))
     for items in (2,) if max(q_lens) > 1 else (2, 1, 4):
@@ -118,7 +119,7 @@ def attention(
             yield Trial(
                 name,
                 f"{setting}, {items} items an SM",
-                partial(paged_attention, q, k, v, chosen, launch),
+                partial(paged_attention, q, k, v, chosen, out, lse, launch),
                 moved,
                 4 * pairs * HEADS * HEAD_DIM,
             )

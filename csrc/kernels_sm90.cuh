@@ -42,9 +42,9 @@ __device__ __forceinline__ void fetch(const Step& step, const CUtensorMap& map, 
 template <int D>
 __device__ __forceinline__ void load_tiles(const CUtensorMap& keys, const CUtensorMap& values, const Step& step,
                                            Room<D>& room) {
-    const int lane = threadIdx.x & 31, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
+    const int lane = threadIdx.x & 31;
     int loaded = 0;
-    for (int round = 0; round < rounds; ++round) {
+    for (int round = 0;; ++round) {
         const Work work = work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x);
         if (!work.real) break;
         const Item item = item_of(step, work.item);
@@ -70,8 +70,8 @@ __device__ __forceinline__ void load_tiles(const CUtensorMap& keys, const CUtens
 template <typename T, int D>
 __device__ __forceinline__ void load_queries(const Step& step, Room<D>& room) {
     constexpr int PIECES = D / 8;
-    const int lane = threadIdx.x & 31, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
-    for (int round = 0; round < rounds; ++round) {
+    const int lane = threadIdx.x & 31;
+    for (int round = 0;; ++round) {
         const Work work = work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x);
         if (!work.real) break;
         const int buffer = round & 1;
@@ -245,10 +245,9 @@ __device__ __forceinline__ void attend(const Step& step, Room<D>& room, int buff
 
 template <typename T, int D>
 __device__ __forceinline__ void compute(const Step& step, Room<D>& room) {
-    const int self = of_warp(threadIdx.x / 128) - 1, rounds = rounds_of(step.num_items, step.num_kv, gridDim.x);
+    const int self = of_warp(threadIdx.x / 128) - 1;
     int used = 0;
-    for (int round = 0; round < rounds; ++round) {
-        if (!work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x).real) break;
+    for (int round = 0; work_of(step.num_items, step.num_kv, round, blockIdx.x, gridDim.x).real; ++round) {
         const int buffer = round & 1;
         wait(shared_address(&room.q_full[buffer]), round >> 1 & 1);
         if (room.held[buffer].tile_from < room.held[buffer].tile_to) attend<T, D>(step, room, buffer, self, used);

@@ -25,7 +25,9 @@ constexpr int ROWS = 128;         // rows of an item: two warpgroups; wideseek_k
 constexpr int THREADS = 384;      // one warpgroup that loads, two that compute
 constexpr int COMPUTING = 256;
 constexpr int WARPS_COMPUTING = COMPUTING / 32;
-constexpr int LOADING_REGISTERS = 48, COMPUTING_REGISTERS = 232;  // 128 x 48 + 256 x 232 of 65,536
+// What loading threads give up computing ones take, of the 168 that each of 384 begins with: of more they would wait for ever.
+constexpr int REGISTERS = 65536 / THREADS / 8 * 8, LOADING_REGISTERS = 56, COMPUTING_REGISTERS = 224;
+static_assert(LOADING_REGISTERS * (THREADS - COMPUTING) + COMPUTING_REGISTERS * COMPUTING <= REGISTERS * THREADS);
 constexpr int SHARED_BYTES = 232448;                              // that a block may have
 
 // Rows of 64 16-bit numbers, 128 bytes, whose eight 16-byte pieces change places by the row: piece c of row r lies at

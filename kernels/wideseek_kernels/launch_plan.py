@@ -7,13 +7,15 @@ later chunk that another item reads is kept as a partial, and partials are folde
 that is one order, however a step is cut.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wideseek_kernels.on_device import on_device
 from wideseek_kernels.work_list import TILE, Tiling, cut
 
 TOKENS = 16
@@ -47,6 +49,12 @@ class LaunchPlan:
     pages: Tensor
     most_tokens: int = TOKENS
 
+    def to(self, device: torch.device) -> Self:
+        """The same with the tables on this device, from the CPU."""
+        tables = on_device((self.items, self.tokens, self.merges, self.pages), device)
+        items, tokens, merges, pages = tables
+        return replace(self, items=items, tokens=tokens, merges=merges, pages=pages)
+
 
 def plan_launch(
     pages: list[npt.NDArray[np.int64]],
@@ -57,11 +65,13 @@ def plan_launch(
     programs: int,
     device: torch.device,
     most_tokens: int = TOKENS,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> LaunchPlan:
     """Plan a step; arguments as in `plan_attention`, pages[i] exactly ceil(kv_lens[i] / page_size).
 
     programs: how many items of a key head run at the same time; long items are split until that many
-    have something to do. Calls C++: `cpu_kernels()` must be true.
+    have something to do. rows: of q, one for each query, where they are not the first ones in order.
+    Calls C++: `cpu_kernels()` must be true.
     """
     tiling = Tiling(TILE, CHUNK_TILES, CHUNK_TILES, most_tokens, most_tokens, 1, WORTH)
     work = cut(pages, kv_lens, q_lens, page_size, tiling)
@@ -79,15 +89,17 @@ def plan_launch(
         programs,
     )
     tokens, num_partials = _tokens(spans, items)
+    if rows is not None:
+        tokens[:, 0] = rows[tokens[:, 0]]
     return LaunchPlan(
         num_rows=work.num_rows,
         num_partials=num_partials,
-        items=torch.from_numpy(items).to(device),
-        tokens=torch.from_numpy(tokens).to(device),
-        merges=torch.from_numpy(np.flatnonzero(tokens[:, 2] >= 0)).to(device),
-        pages=work.pages.to(device),
+        items=torch.from_numpy(items),
+        tokens=torch.from_numpy(tokens),
+        merges=torch.from_numpy(np.flatnonzero(tokens[:, 2] >= 0)),
+        pages=work.pages,
         most_tokens=most_tokens,
-    )
+    ).to(device)
 
 
 def _split(items: npt.NDArray[np.int64], programs: int) -> npt.NDArray[np.int64]:

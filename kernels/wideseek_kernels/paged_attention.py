@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wideseek_kernels import reference_attention
+from wideseek_kernels import attention_sm90, reference_attention
 from wideseek_kernels.border import (
     CSRC_CACHES,
     CSRC_DTYPES,
@@ -26,7 +26,7 @@ from wideseek_kernels.border import (
 )
 from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.kv_cache import FP8, as_bytes
-from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
+from wideseek_kernels.launch_plan import TOKENS, LaunchPlan, plan_launch
 from wideseek_kernels.reference_attention import GatherPlan, row_tile
 from wideseek_kernels.work_list import WorkList, plan_work
 
@@ -47,6 +47,7 @@ class AttentionPlan:
     """Who reads which pages in one step; the same for every layer.
 
     Covers the first num_rows rows of q; made for caches of this shape [P, KV, page_size, D] and dtype, and q of dtype.
+    wide: the rows of which `attention_sm90` takes care, for num_heads query heads; None where there are none.
     """
 
     num_rows: int
@@ -54,6 +55,8 @@ class AttentionPlan:
     cache_dtype: torch.dtype
     dtype: torch.dtype
     parts: WorkList | LaunchPlan | GatherPlan
+    wide: LaunchPlan | None = None
+    num_heads: int | None = None
 
 
 def plan_attention(
@@ -62,6 +65,9 @@ def plan_attention(
     q_lens: list[int],
     cache: Tensor,
     dtype: torch.dtype | None = None,
+    *,
+    num_heads: int | None = None,
+    device: torch.device | None = None,
 ) -> AttentionPlan:
     """Plan a step in which sequence i has q_lens[i] queries, the last of its kv_lens[i] tokens.
 
@@ -69,6 +75,8 @@ def plan_attention(
     sequences begin with are read once for all of them. The queries lie side by side in the order of
     the sequences, which is best that of their length. cache [P, KV, page_size, D] is any layer's;
     dtype that of the queries, the cache's own by default, which only a cache in fp8 may differ from.
+    num_heads: of the queries; where it is known a Hopper GPU gives sequences with many to the kernel in
+    CUDA C++, and no bit changes. device: where a GPU's tables are put, by default beside the cache.
     The plans of C++ and Triton are made in C++; without a compiler the twin runs, on a GPU too.
     Raises ValueError: pages, kv_lens, q_lens, cache.
     """
@@ -79,23 +87,59 @@ def plan_attention(
     _, num_kv, page_size, head_dim = cache.shape
     pages = checked_pages(pages, kv_lens, q_lens, cache)
     parts: WorkList | LaunchPlan | GatherPlan
+    wide = None
     if head_dim in HEAD_DIMS and dtype in CSRC_DTYPES and takes_csrc(cache, dtypes=CSRC_CACHES):
         threads = torch.get_num_threads()
         parts = plan_work(
             pages, kv_lens, q_lens, page_size=page_size, num_kv=num_kv, num_threads=threads
         )
     elif head_dim in HEAD_DIMS and dtype in KERNEL_DTYPES and takes_kernel(cache) and cpu_kernels():
-        parts = plan_launch(
-            pages,
-            kv_lens,
-            q_lens,
-            page_size=page_size,
-            programs=_programs(cache.device, num_kv),
-            device=cache.device,
-        )
+        parts, wide = _plan_on_gpu(pages, kv_lens, q_lens, cache, num_heads, device or cache.device)
     else:
         parts = reference_attention.plan_attention(pages, kv_lens, q_lens, cache, dtype)
-    return AttentionPlan(parts.num_rows, tuple(cache.shape), cache.dtype, dtype, parts)
+    shape = tuple(cache.shape)
+    return AttentionPlan(sum(q_lens), shape, cache.dtype, dtype, parts, wide, num_heads)
+
+
+def _plan_on_gpu(
+    pages: list[npt.NDArray[np.int64]],
+    kv_lens: list[int],
+    q_lens: list[int],
+    cache: Tensor,
+    num_heads: int | None,
+    device: torch.device,
+) -> tuple[LaunchPlan, LaunchPlan | None]:
+    """Those with few queries for Triton, the others for CUDA C++ where it takes them."""
+    _, num_kv, page_size, _ = cache.shape
+    many: list[int] = []
+    if (
+        num_heads is not None
+        and attention_sm90.takes_sm90(cache.device)
+        and attention_sm90.refused(cache, num_heads) is None
+    ):
+        most_tokens = attention_sm90.ROWS // attention_sm90.rows_a_token(cache, num_heads)
+        many = [i for i, count in enumerate(q_lens) if count >= most_tokens]
+    firsts = np.cumsum([0, *q_lens])
+
+    def planned(which: list[int], programs: int, most_tokens: int) -> LaunchPlan:
+        rows = [np.arange(firsts[i], firsts[i + 1]) for i in which]
+        return plan_launch(
+            [pages[i] for i in which],
+            [kv_lens[i] for i in which],
+            [q_lens[i] for i in which],
+            page_size=page_size,
+            programs=programs,
+            device=device,
+            most_tokens=most_tokens,
+            rows=np.concatenate([np.empty(0, np.int64), *rows]) if many else None,
+        )
+
+    few = sorted({*range(len(q_lens))} - {*many})
+    narrow = planned(few, _programs(cache.device, num_kv), TOKENS)
+    if not many:
+        return narrow, None
+    # A multiprocessor runs one of these at a time.
+    return narrow, planned(many, max(1, _processors(cache.device) // num_kv), most_tokens)
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> Tensor:
@@ -105,7 +149,8 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: Attention
     key head h // (H / KV) -> [T, H, D]; rows beyond the plan's come out 0. The keys of the queries are
     in the cache already. Reads each key and value of a shared or own page once for at most
     `work_list.UNIT_ROWS` queries, 4 H D FLOPs each; on a GPU for `launch_plan.TOKENS`. What is in fp8
-    is the same number in the dtype of q, and computed on as such. Not differentiable. Raises ValueError.
+    is the same number in the dtype of q; on a GPU fp16 stands in for bf16, and queries must not reach
+    65,520 then. Not differentiable. Raises ValueError.
     """
     return _attend(q, k_cache, v_cache, plan, with_lse=False)[0]
 
@@ -129,10 +174,22 @@ def _attend(
         return out, reference_attention.log_sum_exp(q, k_cache, plan.parts)
     check_for_kernel(q=q, k_cache=as_bytes(k_cache), v_cache=as_bytes(v_cache))
     if isinstance(plan.parts, LaunchPlan):
-        from wideseek_kernels.on_triton import paged_attention as on_triton
-
-        return on_triton.paged_attention(q, as_bytes(k_cache), as_bytes(v_cache), plan.parts)
+        return _on_gpu(q, k_cache, v_cache, plan.parts, plan)
     return _on_cpu(q, k_cache, v_cache, plan.parts, with_lse=with_lse)
+
+
+def _on_gpu(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, parts: LaunchPlan, plan: AttentionPlan
+) -> tuple[Tensor, Tensor]:
+    from wideseek_kernels.on_triton import paged_attention as on_triton
+
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+    out[plan.num_rows :] = 0
+    lse[plan.num_rows :] = -torch.inf
+    on_triton.paged_attention(q, as_bytes(k_cache), as_bytes(v_cache), parts, out, lse)
+    if plan.wide is not None:
+        attention_sm90.attention_sm90(q, k_cache, v_cache, plan.wide, out, lse)
+    return out, lse
 
 
 def _on_cpu(
@@ -165,7 +222,11 @@ def _programs(device: torch.device, num_kv: int) -> int:
     """
     if INTERPRETED:
         return 4
-    return max(1, 4 * torch.cuda.get_device_properties(device).multi_processor_count // num_kv)
+    return max(1, 4 * _processors(device) // num_kv)
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def check_operands(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
@@ -176,6 +237,8 @@ def check_operands(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionP
     check("v_cache", v_cache, plan.cache_shape, q.device, plan.cache_dtype)
     if num_kv == 0 or q.shape[1] % num_kv:
         raise ValueError(f"q has {q.shape[1]} heads, expected a multiple of {num_kv} of k_cache")
+    if plan.wide is not None and q.shape[1] != plan.num_heads:
+        raise ValueError(f"q has {q.shape[1]} heads, expected {plan.num_heads} of the plan")
     if len(q) < plan.num_rows:
         raise ValueError(f"q has {len(q)} rows, expected at least {plan.num_rows} of the plan")
     for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):

@@ -110,4 +110,5 @@ def _drop_below(scaled: Tensor, threshold: Tensor) -> Tensor:
 def _draw(log_probs: Tensor, points: Tensor) -> Tensor:
     """The token of each row whose stretch of the summed probabilities holds the row's point."""
     mass = log_probs.double().exp_().cumsum(-1)
-    return torch.searchsorted(mass, (points * mass[:, -1])[:, None], right=True)[:, 0]
+    places = torch.searchsorted(mass, (points * mass[:, -1])[:, None], right=True)[:, 0]
+    return places.clamp_max(mass.shape[1] - 1)  # a row of NaN reaches none

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from wideseek_kernels import reference_attention
-from wideseek_kernels.attention_sm90 import plan_attention_sm90
+from wideseek_kernels.attention_sm90 import ROWS, rows_a_token
 from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
-from wideseek_kernels.paged_attention import AttentionPlan
+from wideseek_kernels.paged_attention import AttentionPlan, plan_attention
 from wideseek_kernels.reference import quantised
 
 
@@ -100,27 +100,21 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def plan_sm90(step: PagedStep, programs: int | None = None) -> AttentionPlan:
-    """The Hopper kernel's plan of a step, on as many programs as asked for."""
-    heads = step.q.shape[1]
-    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, heads)
-    if programs is None:
-        return plan
-    assert isinstance(plan.parts, LaunchPlan)
-    parts = plan_launch(
+def items_sm90(step: PagedStep, programs: int | None = None) -> LaunchPlan:
+    """All of a step in items of the Hopper kernel, for as many programs as asked for, or a GPU's."""
+    return plan_launch(
         step.pages,
         step.kv_lens,
         step.q_lens,
         page_size=step.k_cache.shape[2],
-        programs=programs,
+        programs=programs or 132 // step.k_cache.shape[1],
         device=step.q.device,
-        most_tokens=plan.parts.most_tokens,
+        most_tokens=ROWS // rows_a_token(step.k_cache, step.q.shape[1]),
     )
-    return replace(plan, parts=parts)
 
 
-def items_sm90(step: PagedStep, programs: int | None = None) -> LaunchPlan:
-    """The items of `plan_sm90`."""
-    parts = plan_sm90(step, programs).parts
-    assert isinstance(parts, LaunchPlan)
-    return parts
+def plan_sm90(step: PagedStep, programs: int | None = None) -> AttentionPlan:
+    """A plan that leaves nothing to the Triton kernel."""
+    plan = plan_attention([], [], [], step.k_cache)
+    wide = items_sm90(step, programs)
+    return replace(plan, num_rows=wide.num_rows, wide=wide, num_heads=step.q.shape[1])

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from wideseek_kernels.attention_sm90 import attention_sm90, takes_sm90
-from wideseek_kernels.launch_plan import LaunchPlan
+from wideseek_kernels.attention_sm90 import takes_sm90
 from wideseek_kernels.paged_attention import paged_attention_with_lse, plan_attention
 
 from tests.kernels.paged_step import PagedStep, off, plan_sm90, same
@@ -38,7 +37,7 @@ def on_gpu(kv_lens: list[int], q_lens: list[int], *args: Any, **kwargs: Any) -> 
 
 
 def attend(step: PagedStep, programs: int | None = None) -> tuple[Tensor, Tensor]:
-    return attention_sm90(step.q, step.k_cache, step.v_cache, plan_sm90(step, programs))
+    return paged_attention_with_lse(step.q, step.k_cache, step.v_cache, plan_sm90(step, programs))
 
 
 def right(step: PagedStep, found: tuple[Tensor, Tensor]) -> None:
@@ -143,11 +142,11 @@ def test_chunked_prefill_has_the_bits_of_one_pass() -> None:
 def test_a_captured_launch_reads_what_its_tables_hold_then() -> None:
     step = on_gpu([700, 300], [90, 1], head_dim=128, dtype=torch.bfloat16)
     plan, queries = plan_sm90(step), step.q.clone()
-    eager = attention_sm90(step.q, step.k_cache, step.v_cache, plan)
+    eager = paged_attention_with_lse(step.q, step.k_cache, step.v_cache, plan)
     torch.set_deterministic_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = attention_sm90(step.q, step.k_cache, step.v_cache, plan)
+        captured = paged_attention_with_lse(step.q, step.k_cache, step.v_cache, plan)
     step.q.zero_()
     graph.replay()
     assert not torch.equal(captured[0], eager[0])
@@ -173,16 +172,27 @@ def test_it_has_the_bits_of_the_triton_kernel(
     same(found, other)
 
 
+def test_a_step_is_shared_out_by_the_queries_of_its_sequences() -> None:
+    """Those with as many as an item holds go to CUDA C++, in between the others, and no bit tells which did."""
+    step = on_gpu([700, 90, 300, 2000], [1, 90, 31, 333], heads=32, kv_heads=8, head_dim=128)
+    arguments = step.pages, step.kv_lens, step.q_lens, step.k_cache
+    both, one = plan_attention(*arguments, num_heads=32), plan_attention(*arguments)
+    assert both.wide is not None and one.wide is None
+    rows = [set(plan.tokens[:, 0].tolist()) for plan in (both.parts, both.wide)]  # type: ignore[union-attr]
+    assert rows == [{0, *range(91, 122)}, {*range(1, 91), *range(122, 455)}]
+    found = paged_attention_with_lse(step.q, step.k_cache, step.v_cache, both)
+    right(step, found)
+    same(found, paged_attention_with_lse(step.q, step.k_cache, step.v_cache, one))
+
+
 def test_plans_and_tensors_that_do_not_fit_are_named() -> None:
     step = on_gpu([70], [2])
     plan = plan_sm90(step)
-    assert isinstance(plan.parts, LaunchPlan)
-    wide = replace(plan, parts=replace(plan.parts, most_tokens=1000))
+    assert plan.wide is not None
+    wide = replace(plan, wide=replace(plan.wide, most_tokens=1000))
     with pytest.raises(RuntimeError, match="more than 128 rows"):
-        attention_sm90(step.q, step.k_cache, step.v_cache, wide)
-    with pytest.raises(ValueError, match="expected 16"):
-        paged_attention_with_lse(step.q, step.k_cache, step.v_cache, plan)
+        paged_attention_with_lse(step.q, step.k_cache, step.v_cache, wide)
     with pytest.raises(ValueError, match="q has 1 rows"):
-        attention_sm90(step.q[:1], step.k_cache, step.v_cache, plan)
-    with pytest.raises(ValueError, match="not contiguous"):
-        attention_sm90(step.q.transpose(0, 1), step.k_cache, step.v_cache, plan)
+        paged_attention_with_lse(step.q[:1], step.k_cache, step.v_cache, plan)
+    with pytest.raises(ValueError, match="q has 2 heads, expected 4"):
+        paged_attention_with_lse(step.q[:, :2].contiguous(), step.k_cache, step.v_cache, plan)

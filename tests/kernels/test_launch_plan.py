@@ -97,7 +97,10 @@ def test_a_shared_prefix_is_read_once_by_each_sixteen_queries() -> None:
 def test_a_prefix_is_not_shared_where_that_costs_more_than_it_saves() -> None:
     """One chunk in common, and partials of one or 64 chunks after it."""
     for own, items in ((CHUNK_TILES, 3), (64 * CHUNK_TILES, 2)):
-        pages = [np.concatenate([np.arange(CHUNK_TILES), np.arange(own) + 10 + 600 * i]) for i in range(2)]
+        pages = [
+            np.concatenate([np.arange(CHUNK_TILES), np.arange(own) + 10 + 600 * i])
+            for i in range(2)
+        ]
         lens = [64 * (CHUNK_TILES + own)] * 2
         assert len(planned(pages, lens, [1, 1], programs=1).items) == items
 

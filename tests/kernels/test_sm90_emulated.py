@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from wideseek_kernels.attention_sm90 import attention_sm90, plan_attention_sm90, takes_sm90
+from wideseek_kernels.attention_sm90 import refused
 from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
-from wideseek_kernels.paged_attention import plan_attention
 
 from tests.kernels.paged_step import PagedStep, items_sm90, off
 from tests.kernels.sm90_emulated import Emulated
@@ -101,48 +100,51 @@ def test_sharing_batch_mates_chunks_and_places_change_no_bit() -> None:
 
 
 def test_items_hold_128_rows_and_are_as_many_as_multiprocessors() -> None:
-    cache = torch.zeros(300, 8, 64, 128, dtype=torch.bfloat16)
     for heads, tokens in ((8, 128), (32, 32), (24, 32), (64, 16)):
-        plan = plan_attention_sm90([np.arange(264)], [16896], [512], cache, heads).parts
-        assert isinstance(plan, LaunchPlan) and plan.most_tokens == tokens
+        step = PagedStep([16896], [512], heads=heads, kv_heads=8)
+        plan = items_sm90(step)
+        assert plan.most_tokens == tokens
         assert int((plan.items[:, 1] - plan.items[:, 0]).max()) == tokens
     # An extension that fills the device is not split: each chunk apart would be written and read again.
-    plan = plan_attention_sm90([np.arange(264)], [16896], [512], cache, 32).parts
-    assert isinstance(plan, LaunchPlan) and len(plan.items) == 16 and plan.num_partials == 0
+    plan = items_sm90(PagedStep([16896], [512], heads=32, kv_heads=8))
+    assert len(plan.items) == 16 and plan.num_partials == 0
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "heads", "told"),
     [
-        ((4, 2, 64, 64), torch.float32, 4, "16-bit floats"),
-        ((4, 2, 64, 32), torch.float16, 4, "head_dim 32"),
-        ((4, 2, 48, 64), torch.float16, 4, "pages of 48"),
-        ((4, 2, 4, 64), torch.float16, 4, "pages of 4"),
-        ((4, 2, 64, 64), torch.float16, 3, "num_heads is 3"),
+        ((4, 2, 64, 64), torch.float32, 8, "16-bit floats"),
+        ((4, 2, 64, 32), torch.float16, 8, "head_dim 32"),
+        ((4, 2, 48, 64), torch.float16, 8, "pages of 48"),
+        ((4, 2, 4, 64), torch.float16, 8, "pages of 4"),
+        ((4, 2, 64, 64), torch.float16, 9, "num_heads is 9"),
         ((4, 1, 64, 64), torch.float16, 256, "num_heads is 256"),
+        ((4, 2, 64, 64), torch.float16, 4, "the Triton kernel has other bits"),
     ],
 )
-def test_what_the_kernel_is_not_compiled_for_is_named(
+def test_what_the_kernel_is_not_for_is_refused_with_a_reason(
     shape: tuple[int, ...], dtype: torch.dtype, heads: int, told: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
-        plan_attention_sm90([np.arange(1)], [4], [1], torch.zeros(shape, dtype=dtype), heads)
+    found = refused(torch.zeros(shape, dtype=dtype), heads)
+    assert found is not None and told in found
+    assert refused(torch.zeros(4, 2, 16, 128, dtype=torch.bfloat16), 8) is None
 
 
-def test_the_op_names_what_it_cannot_take() -> None:
-    step = PagedStep([70], [2])
-    plan = plan_attention_sm90(step.pages, step.kv_lens, step.q_lens, step.k_cache, 4)
-    assert not takes_sm90(step.q.device)
-    caches = step.k_cache, step.v_cache
-    for q, told in (
-        (step.q, "q is on cpu, expected a Hopper GPU"),
-        (step.q[:1], "q has 1 rows, expected at least 2"),
-        (step.q.transpose(0, 1), "q is not contiguous"),
-        (step.q.bfloat16(), "q is torch.bfloat16"),
-        (step.q[:, :3].contiguous(), "q has 3 heads, expected a multiple of 2"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            attention_sm90(q, *caches, plan)
-    twin = plan_attention(step.pages, step.kv_lens, step.q_lens, step.k_cache)
-    with pytest.raises(ValueError, match="plan is none for a GPU"):
-        attention_sm90(step.q, *caches, twin)
+def test_rows_of_a_plan_may_be_any() -> None:
+    """As where some sequences of a step go to one kernel and some to the other."""
+    step = PagedStep([300, 70], [3, 2], kv_heads=1)
+    whole = emulated(step, items_sm90(step))
+    rows = np.array([4, 2, 0, 1, 3])
+    plan = plan_launch(
+        step.pages,
+        step.kv_lens,
+        step.q_lens,
+        page_size=64,
+        programs=4,
+        device=torch.device("cpu"),
+        most_tokens=32,
+        rows=rows,
+    )
+    step.q = step.q[np.argsort(rows)]
+    for one, other in zip(emulated(step, plan), whole, strict=True):
+        assert torch.equal(one[rows], other)

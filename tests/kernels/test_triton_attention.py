@@ -104,11 +104,11 @@ def test_decode_extend_and_prefill_in_one_launch(
     close(step.attend(), step.dense(), dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_fp8_has_the_bits_of_its_numbers_in_the_dtype_of_the_queries(dtype: torch.dtype) -> None:
-    step = Step([300, 70], [3, 1], dtype=dtype, cache=FP8)
+def test_fp8_has_the_bits_of_its_numbers() -> None:
+    """In fp32. Tensor cores sum fp16 in an order that goes by the bytes that were loaded, and bf16 is taken as fp16."""
+    step = Step([300, 70], [3, 1], cache=FP8)
     stored = step.attend()
-    step.k_cache, step.v_cache = step.k_cache.to(dtype), step.v_cache.to(dtype)
+    step.k_cache, step.v_cache = step.k_cache.float(), step.v_cache.float()
     assert all(torch.equal(*pair) for pair in zip(stored, step.attend(), strict=True))
 
 

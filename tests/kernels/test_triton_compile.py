@@ -184,7 +184,8 @@ def test_paged_attention(compiled: list[Compiled], head_dim: int, dtype: torch.d
     ints = {"dtype": torch.int64}
     tables = (meta(500, 5, **ints), meta(PEOPLE, 4, **ints), meta(99, **ints), meta(5000, **ints))
     plan = LaunchPlan(PEOPLE, 1000, *tables)
-    paged_attention.paged_attention(meta(PEOPLE, HEADS, head_dim), cache, cache, plan)
+    q, lse = meta(PEOPLE, HEADS, head_dim), meta(PEOPLE, HEADS, dtype=torch.float32)
+    paged_attention.paged_attention(q, cache, cache, plan, q, lse)
     check(compiled, "attention_kernel", "merge_kernel")
     assert compiled[0].tensor_products > 0 and two_fit(compiled[0])
     assert compiled[0].under_way == 2, "the next tile's keys and values"

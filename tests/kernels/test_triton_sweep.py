@@ -61,6 +61,7 @@ def test_no_setting_changes_a_bit(sweep: Any, head_dim: int) -> None:
         if launch.num_warps * 16 > launch.tokens * 4:
             continue  # two warps share a row's softmax: another order of its sums
         parts = whole if launch.tokens == 16 else sweep.paired(whole)
-        actual = sweep.paged_attention(q, k, v, parts, launch)
+        actual = torch.full_like(q, torch.nan), torch.full(q.shape[:2], torch.nan, device=q.device)
+        sweep.paged_attention(q, k, v, parts, *actual, launch)
         for one, other in zip(actual, expected, strict=True):
             assert torch.equal(one, other), launch

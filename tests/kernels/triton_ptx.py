@@ -28,7 +28,8 @@ def ints(*shape):
 head_dim = int(sys.argv[1])
 cache = meta(1000, 8, 64, head_dim)
 plan = LaunchPlan(256, 1000, ints(500, 5), ints(256, 4), ints(99), ints(5000))
-paged_attention.paged_attention(meta(256, 32, head_dim), cache, cache, plan)
+q = meta(256, 32, head_dim)
+paged_attention.paged_attention(q, cache, cache, plan, q, meta(256, 32, dtype=torch.float32))
 print(kernels[0].asm["ptx"])
 """
 

@@ -1,5 +1,6 @@
 """ModelRunner: one Step in, sampled tokens and their log-probabilities out. Owns the KV tensors."""
 
+import math
 import os
 from time import perf_counter
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from wideseek_kernels.kv_cache import FP8, as_bytes
+from wideseek_kernels.on_device import on_device
 from wideseek_kernels.paged_attention import plan_attention, row_tile
 from wideseek_kernels.sample import sample
 from wideseek_kernels.token_logprob import token_logprob
@@ -77,6 +79,7 @@ class ModelRunner:
         shape = (sizes.num_layers, num_pages, sizes.num_kv_heads, page_size, sizes.head_dim)
         self.model = model
         self._page_size = page_size
+        self._num_heads = sizes.num_heads
         self._device = weight.device
         self._dtype = weight.dtype
         self._row_tile = row_tile(weight.device, weight.dtype)
@@ -142,18 +145,23 @@ class ModelRunner:
             sources, targets = torch.from_numpy(inputs.copies).to(self._device).T
             for cache in (as_bytes(self._k_cache), as_bytes(self._v_cache)):
                 cache[:, targets] = cache[:, sources]
-        tokens, positions, slots = (
-            torch.from_numpy(column).to(self._device)
-            for column in (inputs.tokens, inputs.positions, inputs.slots)
-        )
+        as_graph = self._graphs is not None and self._graphs.takes(len(inputs.slots))
         plan = plan_attention(
-            inputs.pages, inputs.kv_lens, inputs.q_lens, self._k_cache[0], self._dtype
+            inputs.pages,
+            inputs.kv_lens,
+            inputs.q_lens,
+            self._k_cache[0],
+            self._dtype,
+            # A graph has one launch for whatever a step may hold; the other kernel has the same bits.
+            num_heads=None if as_graph else self._num_heads,
+            device=torch.device("cpu") if as_graph else self._device,
         )
         self.prepare_seconds += perf_counter() - begun
-        if self._graphs is not None:
-            hidden = self._graphs.run(tokens, positions, slots, plan)
-            if hidden is not None:
-                return hidden
+        if as_graph:
+            assert self._graphs is not None
+            return self._graphs.run(inputs, plan)
+        columns = [torch.from_numpy(x) for x in (inputs.tokens, inputs.positions, inputs.slots)]
+        tokens, positions, slots = on_device(columns, self._device)
         attention = PagedAttention(self._k_cache, self._v_cache, slots, plan)
         computed: Tensor = self.model(tokens, positions, attention)
         return computed
@@ -173,16 +181,18 @@ class ModelRunner:
             return Sampled([], [], [])
         num_rows = len(rows)
         rows += [rows[0]] * (-num_rows % self._row_tile)
-        logits = self.model.logits(hidden[torch.tensor(rows, device=self._device)])
-        if not torch.isfinite(logits.amax()):  # which NaN and infinity pass through
-            raise FloatingPointError("the model's logits are not finite")
         if samplings != self._samplings:  # seldom, while the same sequences decode
             self._samplings, self._columns = samplings, self._columns_of(samplings)
-        tokens, logprobs, plain_logprobs = sample(
-            logits[:num_rows], *self._columns, torch.tensor(positions, device=self._device)
-        )
+        # On a GPU nothing here waits for the model but the last line: all is launched while it computes.
+        chosen, places = on_device([torch.tensor(rows), torch.tensor(positions)], self._device)
+        logits = self.model.logits(hidden[chosen])
+        tokens, logprobs, plain_logprobs = sample(logits[:num_rows], *self._columns, places)
+        largest = logits.amax().expand(num_rows)  # which NaN and infinity pass through
         # One copy to the host: fp64 holds every token id and every fp32 as it is.
-        drawn = torch.stack([x.double() for x in (tokens, logprobs, plain_logprobs)]).tolist()
+        results = (tokens, logprobs, plain_logprobs, largest)
+        drawn = torch.stack([x.double() for x in results]).tolist()
+        if not math.isfinite(drawn[3][0]):
+            raise FloatingPointError("the model's logits are not finite")
         return Sampled([int(token) for token in drawn[0]], drawn[1], drawn[2])
 
     def _columns_of(self, samplings: list[Sampling]) -> Columns:
@@ -220,11 +230,9 @@ class ModelRunner:
             return drawn
         head = self.model.model.embed_tokens if self.model.lm_head is None else self.model.lm_head
         padding = -len(rows) % self._row_tile
-        scores, _ = token_logprob(
-            hidden[torch.tensor(rows + rows[:1] * padding, device=self._device)],
-            head.weight,
-            torch.tensor(given + given[:1] * padding, device=self._device),
-        )
+        columns = [torch.tensor(x + x[:1] * padding) for x in (rows, given)]
+        chosen, ids = on_device(columns, self._device)
+        scores, _ = token_logprob(hidden[chosen], head.weight, ids)
         if not torch.isfinite(scores).all():
             raise FloatingPointError("the model's log-probabilities are not finite")
         merged = Sampled([*drawn.token_ids], [*drawn.logprobs], [*drawn.plain_logprobs])

@@ -4,7 +4,7 @@ One program an item of the plan and a key head: up to TOKENS queries times the q
 head, packed as rows, against tiles of 64 keys. A row's softmax is summed up chunk by chunk of absolute
 key positions, and chunks are folded in their order, here or in merge_kernel: the same bits however a
 step is cut. Each item reads its keys and values once, 2 D b bytes a key head and key of b bytes an
-element (fp8: 1; they come as bytes, and become numbers of the dtype of q) against 4 D FLOPs a row:
+element (fp8: 1; they come as bytes, and become fp16, or fp32 where q is) against 4 D FLOPs a row:
 decoding is bound by memory, prefill by the tensor cores. Partials add 2 (D + 2) 4 bytes a row and
 chunk that another item reads.
 """
@@ -44,14 +44,17 @@ def launch_for(group: int, itemsize: int) -> Launch:
 
 
 def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: LaunchPlan, launch: Launch | None = None
-) -> tuple[Tensor, Tensor]:
-    """See `wideseek_kernels.paged_attention.paged_attention_with_lse`."""
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    plan: LaunchPlan,
+    out: Tensor,
+    lse: Tensor,
+    launch: Launch | None = None,
+) -> None:
+    """Writes the rows of the plan into out [T, H, D] and lse [T, H]; see `wideseek_kernels.paged_attention`."""
     num_heads, head_dim = q.shape[1:]
     num_kv, page_size = k_cache.shape[1:3]
-    out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
-    out[plan.num_rows :] = 0
-    lse[plan.num_rows :] = -torch.inf
     partials = q.new_empty(plan.num_partials, num_heads, head_dim, dtype=torch.float32)
     states = q.new_empty(plan.num_partials, num_heads, 2, dtype=torch.float32)
     group = num_heads // num_kv
@@ -95,7 +98,6 @@ def paged_attention(
             CHUNK=TILE * CHUNK_TILES,
             num_warps=1,
         )
-    return out, lse
 
 
 @triton.jit
@@ -122,11 +124,16 @@ def attention_kernel(
 ):
     ROWS: tl.constexpr = TOKENS * GROUP_TILE
     item_ptr, head = items_ptr + tl.program_id(0) * 5, tl.program_id(1)
-    pages_ptr += tl.load(item_ptr + 2)
     tile_from, tile_to = tl.load(item_ptr + 3).to(tl.int32), tl.load(item_ptr + 4).to(tl.int32)
+    if tile_from == tile_to:
+        return  # one of those with which a graph fills its table
+    pages_ptr += tl.load(item_ptr + 2)
     q, limits, most, least = _queries(
         q_ptr, item_ptr, tokens_ptr, head, KV_HEADS, GROUP, GROUP_TILE, ROWS, HEAD_DIM
     )
+    if k_cache_ptr.dtype.element_ty == tl.uint8:
+        if q.dtype == tl.bfloat16:
+            q = q.to(tl.float16)  # e4m3 becomes fp16 in one instruction, bf16 in several
     folded, high, sums = _nothing(ROWS, HEAD_DIM)
     acc, top, total = _nothing(ROWS, HEAD_DIM)
     # The next tile's page is asked for a tile ahead: else every load of keys would wait for one of a page.
@@ -282,7 +289,7 @@ def _read(
         cells = tl.load(pages_ptr + keys // PAGE_SIZE, seen, 0) * KV_HEADS + head
         at = (cells * PAGE_SIZE + keys % PAGE_SIZE)[:, None] * HEAD_DIM + dims
     k, v = tl.load(k_cache_ptr + at, seen[:, None], 0), tl.load(v_cache_ptr + at, seen[:, None], 0)
-    if k.dtype == tl.uint8:  # e4m3: the same numbers in more bytes
+    if k.dtype == tl.uint8:  # e4m3: the same numbers in more bytes, as many as the queries have
         k = k.to(tl.float8e4nv, bitcast=True).to(DTYPE)
         v = v.to(tl.float8e4nv, bitcast=True).to(DTYPE)
     return k, v
