@@ -137,6 +137,12 @@ def test_swiglu_of_large_gates_is_finite() -> None:
     same_as_twin(swiglu, reference.swiglu, gate, drawn(5, grad=True))
 
 
+def test_swiglu_of_rows_of_one_product_has_the_bits_of_rows_apart() -> None:
+    both = drawn(19, 2 * 2100, dtype=torch.float16)
+    gate, up = both.split(2100, dim=1)
+    assert torch.equal(swiglu(gate, up), swiglu(gate.contiguous(), up.contiguous()))
+
+
 PAGE_SIZE = 4
 
 

@@ -11,9 +11,11 @@ from wideseek.model.qwen3 import (
     HeadNorms,
     PackedAttention,
     Qwen3,
+    lay_side_by_side,
     rotary_frequencies,
     rotary_tables,
 )
+from wideseek.model.weights import copy_weights
 
 CONFIG = ModelConfig(
     architecture="Qwen3ForCausalLM",
@@ -49,6 +51,27 @@ def test_packed_sequences_equal_one_at_a_time(architecture: str) -> None:
     sequences = [3, 1, 4, 1, 5, 9, 2, 6], [5], [3, 5, 8]
     alone = torch.cat([run(net, s) for s in sequences])
     torch.testing.assert_close(run(net, *sequences), alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", "Qwen2ForCausalLM"])
+def test_weights_side_by_side_make_one_product_of_several(architecture: str) -> None:
+    net, apart = model(architecture=architecture), model(architecture=architecture)
+    lay_side_by_side(net)
+    attention, mlp = net.model.layers[1].self_attn, net.model.layers[1].mlp
+    for first, second in ((attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)):
+        assert first.weight.data_ptr() + 4 * first.weight.numel() == second.weight.data_ptr()
+    products: list[int] = []
+    for linear in (attention.q_proj, attention.v_proj, mlp.up_proj):
+        linear.register_forward_hook(lambda *_: products.append(1))
+    copy_weights(net, [(name, 2 * p) for name, p in apart.named_parameters()])
+    copy_weights(apart, [(name, 2 * p) for name, p in apart.named_parameters()])
+    with torch.no_grad():
+        together = run(net, [3, 1, 4, 1, 5])
+    # With a bias each is added by itself.
+    assert len(products) == (0 if architecture == "Qwen3ForCausalLM" else 2)
+    torch.testing.assert_close(together, run(apart, [3, 1, 4, 1, 5]), rtol=1e-5, atol=1e-5)
+    run(net, [3, 1, 4]).sum().backward()
+    assert attention.q_proj.weight.grad is not None and len(products) >= 3
 
 
 def test_gradient_of_a_packed_loss_is_the_sum_of_the_sequences() -> None:

@@ -19,7 +19,7 @@ from wideseek.engine.step_attention import PagedAttention
 from wideseek.engine.step_graphs import StepGraphs
 from wideseek.engine.step_inputs import StepInputs
 from wideseek.generation import Sampling
-from wideseek.model.qwen3 import Qwen3
+from wideseek.model.qwen3 import Qwen3, lay_side_by_side
 
 DEVICE_SHARE, HOST_SHARE = 0.8, 0.125
 """Of a CUDA device's free memory, or of a host's whole one, what the KV pool takes by default."""
@@ -96,6 +96,7 @@ class ModelRunner:
     def _new_graphs(self) -> StepGraphs | None:
         if self._device.type != "cuda":
             return None
+        lay_side_by_side(self.model)  # before their addresses are known to anyone
         return StepGraphs(self.model, self._k_cache, self._v_cache)
 
     def clear(self) -> None:

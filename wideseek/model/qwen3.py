@@ -113,9 +113,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_TC: Tensor, cos_TD: Tensor, sin_TD: Tensor, attention: Attention) -> Tensor:
         heads = (x_TC.shape[0], -1, self.head_dim)
-        q_THD = self.q_proj(x_TC).view(heads)
-        k_TKD = self.k_proj(x_TC).view(heads)
-        v_TKD = self.v_proj(x_TC).view(heads)
+        q_THD, k_TKD, v_TKD = (
+            part.view(heads) for part in _outputs(x_TC, self.q_proj, self.k_proj, self.v_proj)
+        )
         norms = HeadNorms(
             None if self.q_norm is None else self.q_norm.weight,
             None if self.k_norm is None else self.k_norm.weight,
@@ -134,8 +134,43 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_TC: Tensor) -> Tensor:
-        out_TC: Tensor = self.down_proj(swiglu(self.gate_proj(x_TC), self.up_proj(x_TC)))
+        out_TC: Tensor = self.down_proj(swiglu(*_outputs(x_TC, self.gate_proj, self.up_proj)))
         return out_TC
+
+
+def lay_side_by_side(model: "Qwen3") -> None:
+    """Move weights that multiply the same rows into one memory: a GPU takes one large product for three small ones."""
+    for layer in model.model.layers:
+        assert isinstance(layer, DecoderLayer)
+        attention, mlp = layer.self_attn, layer.mlp
+        for linears in (
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+            (mlp.gate_proj, mlp.up_proj),
+        ):
+            weights = [linear.weight for linear in linears]
+            together = torch.cat([weight.detach() for weight in weights])
+            parts = torch.split(together, [len(weight) for weight in weights])
+            for weight, part in zip(weights, parts, strict=True):
+                weight.data = part
+
+
+def _outputs(x_TC: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+    """What each makes of x: the columns of one product where their weights lie side by side and no gradient is wanted."""
+    weights = [linear.weight for linear in linears]
+    if torch.is_grad_enabled() or linears[0].bias is not None or not _side_by_side(weights):
+        return tuple(linear(x_TC) for linear in linears)
+    sizes = [len(weight) for weight in weights]
+    together = weights[0].as_strided((sum(sizes), x_TC.shape[1]), weights[0].stride())
+    return torch.split(F.linear(x_TC, together), sizes, dim=1)
+
+
+def _side_by_side(weights: list[nn.Parameter]) -> bool:
+    storage, end = weights[0].untyped_storage().data_ptr(), weights[0].storage_offset()
+    for weight in weights:
+        if weight.untyped_storage().data_ptr() != storage or weight.storage_offset() != end:
+            return False
+        end += weight.numel()
+    return True
 
 
 class DecoderLayer(nn.Module):

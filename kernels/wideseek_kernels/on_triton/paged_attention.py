@@ -124,20 +124,17 @@ def attention_kernel(
 ):
     ROWS: tl.constexpr = TOKENS * GROUP_TILE
     item_ptr, head = items_ptr + tl.program_id(0) * 5, tl.program_id(1)
+    pages_ptr += tl.load(item_ptr + 2)
     tile_from, tile_to = tl.load(item_ptr + 3).to(tl.int32), tl.load(item_ptr + 4).to(tl.int32)
     if tile_from == tile_to:
         return  # one of those with which a graph fills its table
-    pages_ptr += tl.load(item_ptr + 2)
     q, limits, most, least = _queries(
-        q_ptr, item_ptr, tokens_ptr, head, KV_HEADS, GROUP, GROUP_TILE, ROWS, HEAD_DIM
+        q_ptr, k_cache_ptr, item_ptr, tokens_ptr, head, KV_HEADS, GROUP, GROUP_TILE, ROWS, HEAD_DIM
     )
-    if k_cache_ptr.dtype.element_ty == tl.uint8:
-        if q.dtype == tl.bfloat16:
-            q = q.to(tl.float16)  # e4m3 becomes fp16 in one instruction, bf16 in several
     folded, high, sums = _nothing(ROWS, HEAD_DIM)
     acc, top, total = _nothing(ROWS, HEAD_DIM)
     # The next tile's page is asked for a tile ahead: else every load of keys would wait for one of a page.
-    page = tl.load(pages_ptr + tile_from * TILE // PAGE_SIZE, tile_from < tile_to, 0)
+    page = tl.load(pages_ptr + tile_from * TILE // PAGE_SIZE)
     for tile in tl.range(tile_from, tile_to):
         if (tile % CHUNK_TILES == 0) & (tile > tile_from):
             if tile_from == 0:
@@ -154,9 +151,8 @@ def attention_kernel(
             head, KV_HEADS, PAGE_SIZE, HEAD_DIM, TILE, q.dtype
         )  # fmt: skip
         page = tl.load(pages_ptr + (tile + 1) * TILE // PAGE_SIZE, tile + 1 < tile_to, 0)
-        masked = (tile + 1) * TILE > least
-        acc, top, total = _advance(acc, top, total, q, k, v, keys, limits, masked, scale)
-
+        hides = (tile + 1) * TILE > least
+        acc, top, total = _advance(acc, top, total, q, k, v, keys, limits, hides, scale)
     chunk = (tile_to - 1) // CHUNK_TILES
     if tile_from == 0:
         acc, top, total = _fold(folded, high, sums, acc, top, total)
@@ -244,6 +240,7 @@ def _rows(
 @triton.jit
 def _queries(
     q_ptr,
+    k_cache_ptr,
     item_ptr,
     tokens_ptr,
     head,
@@ -253,13 +250,16 @@ def _queries(
     ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
 ):
-    """The queries of an item, the keys that each sees, and the most and the fewest of them."""
+    """The queries of an item as they meet its keys, the keys that each sees, and the most and the fewest of them."""
     facts_ptr, inside, q_head = _rows(item_ptr, tokens_ptr, head, GROUP, GROUP_TILE, ROWS)
     row = tl.load(facts_ptr, inside, 0) * (KV_HEADS * GROUP) + q_head
     at = row[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)
     limits = tl.load(facts_ptr + 1, inside, 0).to(tl.int32)
     least = tl.min(tl.where(inside, limits, 1 << 30), 0)
-    return tl.load(q_ptr + at, inside[:, None], 0.0), limits, tl.max(limits, 0), least
+    q = tl.load(q_ptr + at, inside[:, None], 0.0)
+    if k_cache_ptr.dtype.element_ty == tl.uint8 and q.dtype == tl.bfloat16:
+        q = q.to(tl.float16)  # e4m3 becomes fp16 in one instruction, bf16 in several
+    return q, limits, tl.max(limits, 0), least
 
 
 @triton.jit
