@@ -133,8 +133,9 @@ def attention_kernel(
     )
     folded, high, sums = _nothing(ROWS, HEAD_DIM)
     acc, top, total = _nothing(ROWS, HEAD_DIM)
-    # The next tile's page is asked for a tile ahead: else every load of keys would wait for one of a page.
-    page = tl.load(pages_ptr + tile_from * TILE // PAGE_SIZE)
+    page = tl.load(
+        pages_ptr + tile_from * TILE // PAGE_SIZE
+    )  # a tile ahead, or keys would wait for it
     for tile in tl.range(tile_from, tile_to):
         if (tile % CHUNK_TILES == 0) & (tile > tile_from):
             if tile_from == 0:
