@@ -132,10 +132,8 @@ def attention_kernel(
         q_ptr, k_cache_ptr, item_ptr, tokens_ptr, head, KV_HEADS, GROUP, GROUP_TILE, ROWS, HEAD_DIM
     )
     folded, high, sums = _nothing(ROWS, HEAD_DIM)
-    acc, top, total = _nothing(ROWS, HEAD_DIM)
-    page = tl.load(
-        pages_ptr + tile_from * TILE // PAGE_SIZE
-    )  # a tile ahead, or keys would wait for it
+    acc, top, total = folded, high, sums
+    page = tl.load(pages_ptr + tile_from * TILE // PAGE_SIZE)  # ahead: keys wait for it
     for tile in tl.range(tile_from, tile_to):
         if (tile % CHUNK_TILES == 0) & (tile > tile_from):
             if tile_from == 0:
