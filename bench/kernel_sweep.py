@@ -25,7 +25,7 @@ from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.launch_plan import LaunchPlan, plan_launch
 from wideseek_kernels.on_triton.paged_attention import Launch, paged_attention
 from wideseek_kernels.on_triton.rms_norm import rms_norm_kernel
-from wideseek_kernels.on_triton.sample import LIKELY, SPLIT, row_kernel, split_kernel
+from wideseek_kernels.on_triton.sample import LIKELY, SPLIT, likely_kernel, row_kernel, split_kernel
 from wideseek_kernels.on_triton.token_logprob import COLUMNS, ROWS, part_kernel
 
 THREADS, ROUNDS = 12, 10
@@ -168,7 +168,7 @@ def norm(device: torch.device, tokens: int) -> Iterator[Trial]:
 
 
 def sampling(device: torch.device, people: int, top_p: float) -> Iterator[Trial]:
-    """Both kernels by themselves; the second reads what the first left."""
+    """Each kernel by itself, in their order: one reads what those before it left."""
     logits = drawn(device, people, VOCAB, dtype=torch.float32) * 2.5
     ones, ids = torch.ones(people, device=device), torch.arange(people, device=device)
     settings = (ones, ids * 0, ones * top_p, ones * 0)
@@ -176,19 +176,31 @@ def sampling(device: torch.device, people: int, top_p: float) -> Iterator[Trial]
     facts = torch.empty(people, splits, 5, device=device)
     likely = torch.empty(people, splits, LIKELY, device=device)
     tokens, results = torch.empty_like(ids), torch.empty(3, people, device=device)
-    for warps, registers in ((4, None), (8, None), (16, None), (8, 64)):
+    for warps in (4, 8, 16):
         yield Trial(
             f"split_kernel, top_p {top_p}",
-            f"{warps} warps, {registers or 'all'} registers",
+            f"{warps} warps",
             partial(
                 split_kernel[(splits, people)],
+                *(logits, ones, facts, VOCAB),
+                SPLIT=SPLIT,
+                num_warps=warps,
+            ),
+            4 * people * VOCAB,
+        )
+    for warps, registers in ((4, None), (8, None), (16, None), (8, 64)):
+        yield Trial(
+            f"likely_kernel, top_p {top_p}",
+            f"{warps} warps, {registers or 'all'} registers",
+            partial(
+                likely_kernel[(splits, people)],
                 *(logits, *settings, facts, likely, VOCAB),
                 SPLIT=SPLIT,
                 LIKELY=LIKELY,
                 num_warps=warps,
                 maxnreg=registers,
             ),
-            4 * people * VOCAB,
+            4 * people * VOCAB * (top_p < 1),
         )
     for warps in (4, 8, 16):
         yield Trial(

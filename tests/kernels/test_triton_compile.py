@@ -165,7 +165,7 @@ def test_sample(compiled: list[Compiled]) -> None:
     sample.sample_with_entropy(
         meta(PEOPLE, VOCAB, dtype=torch.float32), floats[0], ints[0], *floats[1:], *ints[1:]
     )
-    check(compiled, "split_kernel", "row_kernel")
+    check(compiled, "split_kernel", "likely_kernel", "row_kernel")
 
 
 def test_token_logprob(compiled: list[Compiled]) -> None:

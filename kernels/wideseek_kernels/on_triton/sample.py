@@ -1,13 +1,14 @@
 """Sampling in Triton: one pass over the logits, no sort.
 
-`split_kernel` reads a row in splits: their softmax sums, and, where a filter must look for its
-threshold, their LIKELY largest logits. `row_kernel` puts the splits of a row together, finds the
+`split_kernel` reads a row in splits: their softmax sums. `likely_kernel` reads those rows again in which
+a filter must look for its threshold, for the LIKELY largest logits of each split; it is a kernel of its own,
+for what it holds in registers would slow down the first. `row_kernel` puts the splits of a row together, finds the
 threshold among the likely ones by bisection on the bits of fp32 numbers, which needs no more than
 31 steps to be exact, and draws. A filter that keeps more than the likely ones hold is found in the
 row itself, 31 times more slowly.
 
-N rows of V logits move 4NV bytes, bound by memory; row_kernel adds 4 * LIKELY / SPLIT of that, and
-one split a row. Splits depend on V alone and every sum has one order, so a row's bits do not depend
+N rows of V logits move 4NV bytes, with filters twice, bound by memory; row_kernel adds 4 * LIKELY / SPLIT
+of that, and one split a row. Splits depend on V alone and every sum has one order, so a row's bits do not depend
 on the batch.
 """
 
@@ -17,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 SPLIT = 4096
-"""Logits that a program of split_kernel holds."""
+"""Logits that a program of split_kernel or likely_kernel holds."""
 
 LIKELY = 128
 """The largest of a split that are put aside."""
@@ -46,6 +47,9 @@ def sample_with_entropy(
     facts = logits.new_empty(num_rows, num_splits, 5)
     likely = logits.new_empty(num_rows, num_splits, min(LIKELY, split))
     split_kernel[(num_splits, num_rows)](
+        logits, temperature, facts, vocab, SPLIT=split, num_warps=8
+    )
+    likely_kernel[(num_splits, num_rows)](
         logits,
         temperature,
         top_k,
@@ -83,7 +87,24 @@ def sample_with_entropy(
 
 
 @triton.jit
-def split_kernel(
+def split_kernel(logits_ptr, temperature_ptr, facts_ptr, vocab, SPLIT: tl.constexpr):
+    split, num_splits, row = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
+    logits = _load_split(logits_ptr + row.to(tl.int64) * vocab, split, vocab, SPLIT)
+    peak = tl.max(logits, 0)
+    # A split may hold nothing but -inf; its differences must not be NaN.
+    below = logits - tl.where(peak == float("-inf"), 0.0, peak)
+    terms = tl.exp(below)
+    temperature = tl.load(temperature_ptr + row)
+    scaled = tl.exp(below / tl.where(temperature == 0, 1.0, temperature))
+    facts_ptr += (row.to(tl.int64) * num_splits + split) * 5
+    tl.store(facts_ptr + PEAK, peak)
+    tl.store(facts_ptr + MASS, tl.sum(terms, 0))
+    tl.store(facts_ptr + SLOPE, tl.sum(terms * tl.maximum(below, -1e30), 0))  # 0 * -inf is NaN
+    tl.store(facts_ptr + SCALED, tl.sum(scaled, 0))
+
+
+@triton.jit
+def likely_kernel(
     logits_ptr,
     temperature_ptr,
     top_k_ptr,
@@ -95,36 +116,28 @@ def split_kernel(
     SPLIT: tl.constexpr,
     LIKELY: tl.constexpr,
 ):
+    """Puts a split's largest logits aside, in rows with a filter, and adds the largest of the others to its facts."""
     split, num_splits, row = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
+    if not _filters(temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, row, vocab):
+        return
     logits = _load_split(logits_ptr + row.to(tl.int64) * vocab, split, vocab, SPLIT)
     peak = tl.max(logits, 0)
-    # A split may hold nothing but -inf; its differences must not be NaN.
     below = logits - tl.where(peak == float("-inf"), 0.0, peak)
-    terms = tl.exp(below)
-    temperature = tl.load(temperature_ptr + row)
-    scaled = tl.exp(below / tl.where(temperature == 0, 1.0, temperature))
-    missed = float("-inf")
-    if _filters(temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, row, vocab):
-        # The largest bound that no more than LIKELY distances from the peak keep to.
-        distances = (-below).to(tl.int32, bitcast=True)
-        within, beyond = -1, INFINITE
-        for _ in range(24):  # to a part in 2**16: near enough to LIKELY
-            middle = within + (beyond - within) // 2
-            fits = tl.sum((distances <= middle).to(tl.int32), 0) <= LIKELY
-            within, beyond = tl.where(fits, middle, within), tl.where(fits, beyond, middle)
-        aside = distances <= within
-        places = tl.cumsum(aside.to(tl.int32), 0) - 1
-        likely_ptr += (row.to(tl.int64) * num_splits + split) * LIKELY
-        tl.store(likely_ptr + places, logits, aside)
-        places = tl.arange(0, LIKELY)
-        tl.store(likely_ptr + places, float("-inf"), places >= tl.sum(aside.to(tl.int32), 0))
-        missed = tl.max(tl.where(aside, float("-inf"), logits), 0)
-    facts_ptr += (row.to(tl.int64) * num_splits + split) * 5
-    tl.store(facts_ptr + PEAK, peak)
-    tl.store(facts_ptr + MASS, tl.sum(terms, 0))
-    tl.store(facts_ptr + SLOPE, tl.sum(terms * tl.maximum(below, -1e30), 0))  # 0 * -inf is NaN
-    tl.store(facts_ptr + SCALED, tl.sum(scaled, 0))
-    tl.store(facts_ptr + MISSED, missed)
+    # The largest bound that no more than LIKELY distances from the peak keep to.
+    distances = (-below).to(tl.int32, bitcast=True)
+    within, beyond = -1, INFINITE
+    for _ in range(24):  # to a part in 2**16: near enough to LIKELY
+        middle = within + (beyond - within) // 2
+        fits = tl.sum((distances <= middle).to(tl.int32), 0) <= LIKELY
+        within, beyond = tl.where(fits, middle, within), tl.where(fits, beyond, middle)
+    aside = distances <= within
+    places = tl.cumsum(aside.to(tl.int32), 0) - 1
+    likely_ptr += (row.to(tl.int64) * num_splits + split) * LIKELY
+    tl.store(likely_ptr + places, logits, aside)
+    places = tl.arange(0, LIKELY)
+    tl.store(likely_ptr + places, float("-inf"), places >= tl.sum(aside.to(tl.int32), 0))
+    missed = tl.max(tl.where(aside, float("-inf"), logits), 0)
+    tl.store(facts_ptr + (row.to(tl.int64) * num_splits + split) * 5 + MISSED, missed)
 
 
 @triton.jit
