@@ -126,11 +126,11 @@ def attention_case(
         pages = [np.concatenate([order[:shared], each]) for each in own]
         k, v = (drawn(device, len(order), KV_HEADS, PAGE, HEAD_DIM) for _ in range(2))
         q = drawn(device, sum(q_lens), HEADS, HEAD_DIM)
-        plan = plan_attention(pages, kv_lens, q_lens, k, num_heads=HEADS)
+        plan = plan_attention(pages, kv_lens, q_lens, k)
         found = [Contestant("wideseek", lambda _: paged_attention(q, k, v, plan))]
-        if plan.wide is not None:
-            one = plan_attention(pages, kv_lens, q_lens, k)
-            found += [Contestant("wideseek, Triton alone", lambda _: paged_attention(q, k, v, one))]
+        both = plan_attention(pages, kv_lens, q_lens, k, num_heads=HEADS)
+        if both.wide is not None:
+            found += [Contestant("wideseek, CUDA C++", lambda _: paged_attention(q, k, v, both))]
         if len(set(kv_lens)) == len(set(q_lens)) == 1:
             found += [*sdpa(q, k, v, pages, kv_lens[0], q_lens[0])]
         if max(q_lens) == 1:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from wideseek_kernels.kv_cache import FP8, as_bytes
+from wideseek_kernels.launch_plan import LaunchPlan
 from wideseek_kernels.on_device import on_device
 from wideseek_kernels.paged_attention import plan_attention, row_tile
 from wideseek_kernels.sample import sample
@@ -79,7 +80,6 @@ class ModelRunner:
         shape = (sizes.num_layers, num_pages, sizes.num_kv_heads, page_size, sizes.head_dim)
         self.model = model
         self._page_size = page_size
-        self._num_heads = sizes.num_heads
         self._device = weight.device
         self._dtype = weight.dtype
         self._row_tile = row_tile(weight.device, weight.dtype)
@@ -153,12 +153,10 @@ class ModelRunner:
             inputs.q_lens,
             self._k_cache[0],
             self._dtype,
-            # A graph has one launch for whatever a step may hold; the other kernel has the same bits.
-            num_heads=None if as_graph else self._num_heads,
             device=torch.device("cpu") if as_graph else self._device,
         )
         self.prepare_seconds += perf_counter() - begun
-        if as_graph:
+        if as_graph and isinstance(plan.parts, LaunchPlan):
             assert self._graphs is not None
             return self._graphs.run(inputs, plan)
         columns = [torch.from_numpy(x) for x in (inputs.tokens, inputs.positions, inputs.slots)]
