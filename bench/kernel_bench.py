@@ -30,6 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=None, help="default: 30 on a GPU, 7 on a CPU")
     parser.add_argument("--seconds", type=float, default=75, help="GPU: no case begins later")
     parser.add_argument("--only", default="", help="GPU: cases whose name holds this")
+    parser.add_argument("--hopper", action="store_true", help="GPU: attention in CUDA C++, too")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
                 options.rounds or 30,
                 options.only,
                 options.seconds,
+                options.hopper,
                 whole["benchmarks"],
             )
         else:
@@ -66,12 +68,14 @@ def on_a_cpu(rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def on_a_gpu(rounds: int, only: str, seconds: float, found: list[dict[str, Any]]) -> None:
+def on_a_gpu(
+    rounds: int, only: str, seconds: float, hopper: bool, found: list[dict[str, Any]]
+) -> None:
     """Puts each result into found as soon as it is there."""
     ends = time.monotonic() + seconds
     ceilings: dict[str, float] = {}
     with torch.inference_mode():
-        for case in cases(torch.device("cuda")):
+        for case in cases(torch.device("cuda"), hopper=hopper):
             if only not in case.name and case.ceiling is None:
                 continue
             if time.monotonic() > ends:

@@ -60,10 +60,13 @@ def peer(name: str) -> ModuleType | None:
         return None
 
 
-def cases(device: torch.device, shrink: int = 1) -> Iterator[Case]:
-    """All cases; ceilings first. shrink divides lengths and rows, to try them where they are not timed."""
+def cases(device: torch.device, shrink: int = 1, *, hopper: bool = False) -> Iterator[Case]:
+    """All cases; ceilings first. shrink divides lengths and rows, to try them where they are not timed.
+
+    hopper: with the attention in CUDA C++ for sequences of many queries.
+    """
     yield from ceilings(device, shrink)
-    yield from attention(device, shrink)
+    yield from attention(device, shrink, hopper=hopper)
     yield from rows(device, shrink)
 
 
@@ -86,7 +89,7 @@ def ceilings(device: torch.device, shrink: int) -> Iterator[Case]:
     yield Case("gemm", multiply, 6 * size**2, 2 * size**3, ceiling="flops_per_second")
 
 
-def attention(device: torch.device, shrink: int) -> Iterator[Case]:
+def attention(device: torch.device, shrink: int, *, hopper: bool = False) -> Iterator[Case]:
     """Name, of each sequence keys, queries and keys that all share."""
     for name, kv_lens, q_lens, shared in (
         ("decode 64 x 4k", [4096] * 64, [1] * 64, 0),
@@ -106,6 +109,7 @@ def attention(device: torch.device, shrink: int) -> Iterator[Case]:
             [max(1, n // shrink) for n in q_lens],
             shared // shrink // PAGE,
             device,
+            hopper=hopper,
         )
 
 
@@ -115,6 +119,8 @@ def attention_case(
     q_lens: list[int],
     shared: int,
     device: torch.device,
+    *,
+    hopper: bool = False,
 ) -> Case:
     counts = [-(-n // PAGE) - shared for n in kv_lens]
     keys = sum(n - shared * PAGE for n in kv_lens) + shared * PAGE
@@ -129,7 +135,7 @@ def attention_case(
         plan = plan_attention(pages, kv_lens, q_lens, k)
         found = [Contestant("wideseek", lambda _: paged_attention(q, k, v, plan))]
         both = plan_attention(pages, kv_lens, q_lens, k, num_heads=HEADS)
-        if both.wide is not None:
+        if hopper and both.wide is not None:
             found += [Contestant("wideseek, CUDA C++", lambda _: paged_attention(q, k, v, both))]
         if len(set(kv_lens)) == len(set(q_lens)) == 1:
             found += [*sdpa(q, k, v, pages, kv_lens[0], q_lens[0])]

@@ -188,7 +188,7 @@ def sampling(device: torch.device, people: int, top_p: float) -> Iterator[Trial]
             ),
             4 * people * VOCAB,
         )
-    for warps, registers in ((4, None), (8, None), (16, None), (8, 64)):
+    for warps, registers in ((4, None), (8, None), (16, None), (8, 64)) if top_p < 1 else ():
         yield Trial(
             f"likely_kernel, top_p {top_p}",
             f"{warps} warps, {registers or 'all'} registers",
@@ -200,7 +200,7 @@ def sampling(device: torch.device, people: int, top_p: float) -> Iterator[Trial]
                 num_warps=warps,
                 maxnreg=registers,
             ),
-            4 * people * VOCAB * (top_p < 1),
+            4 * people * VOCAB,
         )
     for warps in (4, 8, 16):
         yield Trial(

@@ -71,7 +71,7 @@ __device__ __forceinline__ float joined(float value, float later, Join by) {
 
 // A row without keys comes out 0.
 __device__ __forceinline__ float inverse(float total) { return total > 0.0f ? __frcp_rn(total) : 0.0f; }
-__device__ __forceinline__ float log_of(float top, float total) { return (top + log2_of(total)) * 0.6931471805599453f; }
+__device__ __forceinline__ float log_of(float top, float total) { return (top + log2f(total)) * 0.6931471805599453f; }
 
 // Of a thread's two rows, 8 apart: what scores are measured from, and the sum of weights.
 struct State {

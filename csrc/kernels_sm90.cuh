@@ -3,11 +3,11 @@
 // One block a multiprocessor takes one piece of work, an item of the plan for a key head, after the other. One of its three
 // warpgroups loads: a warp has the copy engine fetch tiles of 64 keys and values into a ring of shared memory, another
 // gathers the next item's queries. The two others compute, each 64 rows (tokens times the query heads of the key head) of
-// the same tiles: scores from shared memory, softmax in registers, weights from registers times values from shared memory.
+// the same tiles: queries from registers times keys from shared memory, softmax in registers, weights from there times values.
 // The scores of a tile are on their way while the values of the one before it are; those of one warpgroup while the other
 // works on its softmax.
 //
-// A row's sums run over tiles of 64 keys at absolute positions, in order; a chunk of 4 tiles is summed up by itself, and
+// A row's sums run over tiles of 64 keys at absolute positions, in order; a chunk of 8 tiles is summed up by itself, and
 // chunks are folded in their order, here or in `merge`, by the same functions. So a row's bits depend on that row and its
 // keys alone: not on the item it is in, its place there, the blocks, the pages or the ring.
 //
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     attention(const __grid_constant__ CUtensorMap keys, const __grid_constant__ CUtensorMap values,
               const __grid_constant__ Step step) {
     extern __shared__ unsigned char memory[];
-    Room<D>& room = *reinterpret_cast<Room<D>*>((reinterpret_cast<uintptr_t>(memory) + 1023) & ~uintptr_t{1023});
+    Room<D>& room = *reinterpret_cast<Room<D>*>(memory + (-shared_address(memory) & 1023));  // known to be shared memory
     if (threadIdx.x == 0) {
         prefetch_map(&keys);
         prefetch_map(&values);

@@ -75,8 +75,6 @@ struct Work {
     bool real;
 };
 
-WIDESEEK_BOTH int rounds_of(int num_items, int num_kv, int blocks) { return (num_items * num_kv + blocks - 1) / blocks; }
-
 WIDESEEK_BOTH Work work_of(int num_items, int num_kv, int round, int block, int blocks) {
     const int index = round * blocks + (round & 1 ? blocks - 1 - block : block);
     return {index / num_kv, index % num_kv, index < num_items * num_kv};

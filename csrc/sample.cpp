@@ -45,7 +45,10 @@ struct Row {
     static int64_t padded(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
 
     int64_t take(const float* logits, float temperature, float top) {
-        for (int64_t i = 0; i < size; ++i) scores[i] = (logits[i] - top) / temperature;
+        for (int64_t i = 0; i < size; ++i) {
+            const float score = (logits[i] - top) / temperature;
+            scores[i] = score == score ? score : BARRED;  // NaN has no place in any order
+        }
         return size;
     }
 

@@ -1,8 +1,9 @@
 """Paged attention for Hopper in CUDA C++: what `paged_attention` gives sequences with many queries to.
 
-Exact as the Triton kernel is, and with its bits: the same tiles and chunks, each sum in the same order, the tensor cores'
-products of the same shapes. So a step may be shared out between the two, and either goes on from keys that the other made.
-That holds where the Triton kernel's products are a warpgroup's too, of 64 rows: from three query heads a key head on.
+Exact as the Triton kernel is, and meant to have its bits, but for the sign of a zero: the same tiles and chunks, each sum
+in the same order, the tensor cores' products of the same shapes. Then a step may be shared out between the two, and either
+go on from keys that the other made. It was not compared on a GPU yet, and the engine does not use it before. Where the
+Triton kernel's products are not a warpgroup's too, of 64 rows, it is refused: below three query heads a key head.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ HEAD_DIMS = (64, 128)
 DTYPES = (torch.bfloat16, torch.float16)
 
 ROWS = 128
-"""Of an item: tokens times query heads a key head, in powers of two. csrc/attention_sm90.cuh has the same."""
+"""Of an item: tokens times query heads a key head, in powers of two. csrc/layout_sm90.cuh has the same."""
 
 GROUP_ROWS = 64
 """Of a warpgroup's product."""

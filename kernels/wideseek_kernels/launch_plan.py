@@ -33,7 +33,7 @@ would be 16."""
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """Covers the first num_rows rows of q. Tensors are int64, on the device of the caches.
+    """Covers num_rows rows of q. Tensors are int64, on the device of the caches when it is launched.
 
     items [N, 5]: tokens from, to, first page in `pages`, tiles from, to; the longest first, which is
     the order in which a device takes them up. tokens [T, 4]: row of q, keys it sees, first partial or

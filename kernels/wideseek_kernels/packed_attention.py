@@ -56,6 +56,9 @@ def norm_rotary_packed_attention(
     Differentiable in q, k, v and the weights. Raises ValueError.
     """
     _check(q, k, v)
+    q, k, v = (
+        x.contiguous() for x in (q, k, v)
+    )  # of weights that lie side by side they are parts of one product
     if (q_weight is None) != (k_weight is None):
         raise ValueError("q_weight and k_weight: one is None, the other is not")
     rows = layout.rows

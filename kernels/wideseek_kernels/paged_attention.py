@@ -76,7 +76,8 @@ def plan_attention(
     the sequences, which is best that of their length. cache [P, KV, page_size, D] is any layer's;
     dtype that of the queries, the cache's own by default, which only a cache in fp8 may differ from.
     num_heads: of the queries; where it is known a Hopper GPU gives sequences with many to the kernel in
-    CUDA C++, and no bit changes. device: where a GPU's tables are put, by default beside the cache.
+    CUDA C++, which is to change no bit (see `attention_sm90`). device: where a GPU's tables are put, by
+    default beside the cache.
     The plans of C++ and Triton are made in C++; without a compiler the twin runs, on a GPU too.
     Raises ValueError: pages, kv_lens, q_lens, cache.
     """
@@ -85,7 +86,7 @@ def plan_attention(
     if dtype not in FLOATS or cache.dtype not in (dtype, FP8):
         raise ValueError(f"dtype is {dtype}, which does not read a cache of {cache.dtype}")
     _, num_kv, page_size, head_dim = cache.shape
-    pages = checked_pages(pages, kv_lens, q_lens, cache)
+    pages = _checked_pages(pages, kv_lens, q_lens, cache)
     parts: WorkList | LaunchPlan | GatherPlan
     wide = None
     if head_dim in HEAD_DIMS and dtype in CSRC_DTYPES and takes_csrc(cache, dtypes=CSRC_CACHES):
@@ -119,6 +120,12 @@ def _plan_on_gpu(
     ):
         most_tokens = attention_sm90.ROWS // attention_sm90.rows_a_token(cache, num_heads)
         many = [i for i, count in enumerate(q_lens) if count >= most_tokens]
+    programs = _programs(cache.device, num_kv)
+    if not many:
+        whole = plan_launch(
+            pages, kv_lens, q_lens, page_size=page_size, programs=programs, device=device
+        )
+        return whole, None
     firsts = np.cumsum([0, *q_lens])
 
     def planned(which: list[int], programs: int, most_tokens: int) -> LaunchPlan:
@@ -131,15 +138,13 @@ def _plan_on_gpu(
             programs=programs,
             device=device,
             most_tokens=most_tokens,
-            rows=np.concatenate([np.empty(0, np.int64), *rows]) if many else None,
+            rows=np.concatenate([np.empty(0, np.int64), *rows]),
         )
 
     few = sorted({*range(len(q_lens))} - {*many})
-    narrow = planned(few, _programs(cache.device, num_kv), TOKENS)
-    if not many:
-        return narrow, None
-    # A multiprocessor runs one of these at a time.
-    return narrow, planned(many, max(1, _processors(cache.device) // num_kv), most_tokens)
+    # A multiprocessor runs one wide item at a time.
+    wide = planned(many, max(1, _processors(cache.device) // num_kv), most_tokens)
+    return planned(few, programs, TOKENS), wide
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> Tensor:
@@ -166,7 +171,7 @@ def _attend(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, *, with_lse: bool
 ) -> tuple[Tensor, Tensor]:
     """The result, and its log-sum-exp: anything where it is not wanted."""
-    check_operands(q, k_cache, v_cache, plan)
+    _check_operands(q, k_cache, v_cache, plan)
     if isinstance(plan.parts, GatherPlan):
         out = reference_attention.paged_attention(q, k_cache, v_cache, plan.parts)
         if not with_lse:
@@ -229,7 +234,7 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def check_operands(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
+def _check_operands(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan) -> None:
     """ValueError naming what does not fit the plan, or the rest."""
     num_kv, head_dim = k_cache.shape[1], k_cache.shape[3]
     check("q", q, (None, None, head_dim), q.device, plan.dtype)
@@ -246,7 +251,7 @@ def check_operands(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionP
             raise ValueError(f"{name} requires grad, and paged attention has none")
 
 
-def checked_pages(
+def _checked_pages(
     pages: list[npt.NDArray[np.int64]], kv_lens: list[int], q_lens: list[int], cache: Tensor
 ) -> list[npt.NDArray[np.int64]]:
     """The pages that are read; ValueError where one is out of range or missing."""

@@ -60,7 +60,7 @@ int main() {
     std::printf(", \\"work\\": [");
     for (const auto& g : grids) {
         std::printf("%s[", &g == grids ? "" : ", ");
-        for (int at = 0; at < g[2] * rounds_of(g[0], g[1], g[2]); ++at) {
+        for (int at = 0; at < (g[0] * g[1] + g[2] - 1) / g[2] * g[2]; ++at) {
             const Work w = work_of(g[0], g[1], at / g[2], at % g[2], g[2]);
             std::printf("%s[%d, %d, %d]", at ? ", " : "", w.item, w.head, w.real);
         }

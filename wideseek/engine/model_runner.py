@@ -96,7 +96,8 @@ class ModelRunner:
     def _new_graphs(self) -> StepGraphs | None:
         if self._device.type != "cuda":
             return None
-        lay_side_by_side(self.model)  # before their addresses are known to anyone
+        lay_side_by_side(self.model)  # before graphs know their addresses
+        torch.cuda.empty_cache()  # of where they were
         return StepGraphs(self.model, self._k_cache, self._v_cache)
 
     def clear(self) -> None:
@@ -198,16 +199,18 @@ class ModelRunner:
         """Temperature, top-k, top-p, min-p and seed [rows] each."""
         vocab_size = self.model.config.vocab_size
 
-        def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=self._device)
-
-        return (
-            column([s.temperature for s in samplings], torch.float32),
-            column([min(s.top_k, vocab_size) for s in samplings], torch.int64),
-            column([s.top_p for s in samplings], torch.float32),
-            column([s.min_p for s in samplings], torch.float32),
-            column([_as_int64(s.seed) for s in samplings], torch.int64),
-        )
+        numbers = [(s.temperature, s.top_p, s.min_p) for s in samplings]
+        columns = [
+            torch.tensor(numbers, dtype=torch.float64)
+            .reshape(-1, 3)
+            .T.contiguous()
+            .view(torch.int64),
+            torch.tensor([min(s.top_k, vocab_size) for s in samplings], dtype=torch.int64),
+            torch.tensor([_as_int64(s.seed) for s in samplings], dtype=torch.int64),
+        ]
+        floats, top_k, seeds = on_device(columns, self._device)  # by their bits
+        temperature, top_p, min_p = floats.view(torch.float64).float()
+        return temperature, top_k, top_p, min_p, seeds
 
     def _with_scores(
         self, drawn: Sampled, hidden: Tensor, step: Step, ends: dict[int, int]

@@ -139,7 +139,10 @@ class MLP(nn.Module):
 
 
 def lay_side_by_side(model: "Qwen3") -> None:
-    """Move weights that multiply the same rows into one memory: a GPU takes one large product for three small ones."""
+    """Move weights that multiply the same rows into one memory: a GPU takes one large product for three small ones.
+
+    Those that lie so already stay where they are, and who knows their addresses may go on.
+    """
     for layer in model.model.layers:
         assert isinstance(layer, DecoderLayer)
         attention, mlp = layer.self_attn, layer.mlp
@@ -148,6 +151,8 @@ def lay_side_by_side(model: "Qwen3") -> None:
             (mlp.gate_proj, mlp.up_proj),
         ):
             weights = [linear.weight for linear in linears]
+            if _side_by_side(weights):
+                continue
             together = torch.cat([weight.detach() for weight in weights])
             parts = torch.split(together, [len(weight) for weight in weights])
             for weight, part in zip(weights, parts, strict=True):
@@ -164,7 +169,7 @@ def _outputs(x_TC: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
     return torch.split(F.linear(x_TC, together), sizes, dim=1)
 
 
-def _side_by_side(weights: list[nn.Parameter]) -> bool:
+def _side_by_side(weights: list[Tensor]) -> bool:
     storage, end = weights[0].untyped_storage().data_ptr(), weights[0].storage_offset()
     for weight in weights:
         if weight.untyped_storage().data_ptr() != storage or weight.storage_offset() != end:

@@ -368,7 +368,6 @@ void product_by_columns(float (&out)[COUNT], const uint32_t* a, uint64_t b, bool
     now->fiber().open.push_back({out, 2 * COUNT, a, b, add, false});
 }
 inline float exp2_of(float x) { return std::exp2(x); }
-inline float log2_of(float x) { return std::log2(x); }
 template <typename T>
 uint32_t rounded(float low, float high) {
     return cpu::narrow(low) | uint32_t{cpu::narrow(high)} << 16;
