@@ -54,7 +54,7 @@ def test_tables_hold_this_step_and_nothing_of_the_last() -> None:
     plan = long[1]
     room = replace(
         plan,
-        items=plan.items.new_empty(64, 5),
+        items=plan.items.new_empty(63, 5),
         tokens=plan.tokens.new_empty(SIZE, 4),
         merges=plan.merges.new_empty(SIZE),
         pages=plan.pages.new_empty(999),
