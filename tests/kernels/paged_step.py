@@ -100,8 +100,10 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def items_sm90(step: PagedStep, programs: int | None = None) -> LaunchPlan:
-    """All of a step in items of the Hopper kernel, for as many programs as asked for, or a GPU's."""
+def items_sm90(
+    step: PagedStep, programs: int | None = None, rows: npt.NDArray[np.int64] | None = None
+) -> LaunchPlan:
+    """All of a step in items of the Hopper kernel, for as many programs as asked for, or a GPU's; rows: of q."""
     return plan_launch(
         step.pages,
         step.kv_lens,
@@ -110,6 +112,7 @@ def items_sm90(step: PagedStep, programs: int | None = None) -> LaunchPlan:
         programs=programs or 132 // step.k_cache.shape[1],
         device=step.q.device,
         most_tokens=ROWS // rows_a_token(step.k_cache, step.q.shape[1]),
+        rows=rows,
     )
 
 

@@ -1,6 +1,7 @@
 """Sampling: the right distribution, the right log-probabilities, and no dependence on others."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from wideseek_kernels import reference_sample
 from wideseek_kernels.reference_sample import _draw, uniform
 from wideseek_kernels.sample import sample
 
@@ -21,10 +23,11 @@ def draw(
     min_p: float = 0.0,
     seeds: Tensor | None = None,
     positions: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    op: Callable[..., tuple[Tensor, ...]] = sample,
+) -> tuple[Tensor, ...]:
     """sample() with the same settings in every row; seeds count up where none are given."""
     n = len(logits)
-    return sample(
+    return op(
         logits,
         torch.full((n,), temperature),
         torch.full((n,), top_k),
@@ -140,6 +143,20 @@ def test_the_smallest_number_does_not_draw_what_was_filtered_out() -> None:
 def test_a_tiny_temperature_is_greedy_and_finite() -> None:
     tokens, logprobs, _ = draw(torch.tensor([LOGITS]) * 100, temperature=1e-30)
     assert tokens.tolist() == [0] and logprobs.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("op", [sample, reference_sample.sample])
+def test_logits_that_are_no_numbers_give_some_token(
+    op: Callable[..., tuple[Tensor, ...]], bad: float, filters: dict[str, float]
+) -> None:
+    """The engine asks only afterwards whether they were finite: nothing may fail, or be read, out of range before."""
+    for columns in (slice(None), slice(7, 8)):
+        logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+        logits[:, columns] = bad
+        tokens = draw(logits, op=op, **filters)[0]  # type: ignore[arg-type]
+        assert ((tokens >= 0) & (tokens < 1000)).all()
 
 
 def test_equal_logits_stay_or_go_together() -> None:

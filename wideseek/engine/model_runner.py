@@ -199,17 +199,19 @@ class ModelRunner:
         """Temperature, top-k, top-p, min-p and seed [rows] each."""
         vocab_size = self.model.config.vocab_size
 
-        numbers = [(s.temperature, s.top_p, s.min_p) for s in samplings]
-        columns = [
-            torch.tensor(numbers, dtype=torch.float64)
-            .reshape(-1, 3)
-            .T.contiguous()
-            .view(torch.int64),
-            torch.tensor([min(s.top_k, vocab_size) for s in samplings], dtype=torch.int64),
-            torch.tensor([_as_int64(s.seed) for s in samplings], dtype=torch.int64),
+        floats = [
+            [s.temperature for s in samplings],
+            [s.top_p for s in samplings],
+            [s.min_p for s in samplings],
         ]
-        floats, top_k, seeds = on_device(columns, self._device)  # by their bits
-        temperature, top_p, min_p = floats.view(torch.float64).float()
+        integers = [
+            [min(s.top_k, vocab_size) for s in samplings],
+            [_as_int64(s.seed) for s in samplings],
+        ]
+        numbers = torch.tensor(floats, dtype=torch.float64).view(torch.int64)  # by their bits
+        columns = numbers, torch.tensor(integers, dtype=torch.int64)
+        numbers, (top_k, seeds) = on_device(columns, self._device)
+        temperature, top_p, min_p = numbers.view(torch.float64).float()
         return temperature, top_k, top_p, min_p, seeds
 
     def _with_scores(
