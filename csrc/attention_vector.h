@@ -11,9 +11,12 @@
 
 namespace wideseek {
 
-// Rows that go at once: with 4 keys or 4 vectors of values each they fill the vector registers.
+// Rows that go at once, with 4 keys or 4 vectors of values each: as many as stay in the vector registers. Three fill the 16 of
+// AVX2 to the last, and what compilers then spill costs more than rows apart.
 #if defined(__AVX512F__)
 constexpr int BLOCK = 4;
+#elif defined(__AVX__)
+constexpr int BLOCK = 2;
 #else
 constexpr int BLOCK = 3;
 #endif
