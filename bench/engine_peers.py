@@ -7,14 +7,19 @@ optimum-intel exported, for llama_cpp a GGUF file. Exit codes: 0; 2 usage; 3 the
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from wide_trace import distinct_tokens, fingerprint, read_trace, replay_in_steps
+from wide_trace import (
+    distinct_tokens,
+    fingerprint,
+    peak_memory_mib,
+    read_trace,
+    replay_in_steps,
+)
 
 MAX_LEN, MAX_SEQS, MAX_BATCH_TOKENS = 8192, 128, 2048
 CACHE_TOKENS = 2**18
@@ -235,7 +240,7 @@ def measure(peer: Peer, trace: dict[str, Any]) -> dict[str, Any]:
         "generated_tokens": generated,
         "tokens_per_second": generated / seconds,
         "prefill_distinct": distinct_tokens(trace, said),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory_mib(),
         "fingerprint": fingerprint(said),
     }
 

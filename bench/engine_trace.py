@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 from engine_peers import PEERS
-from wide_trace import SCHEMA, Said, distinct_tokens, fingerprint, read_trace
+from wide_trace import SCHEMA, Said, distinct_tokens, fingerprint, peak_memory_mib, read_trace
 
 from wideseek.engine.config import EngineConfig
 from wideseek.engine.engine import Engine
@@ -136,10 +135,18 @@ def measure(trace: dict[str, Any], engine: Engine) -> dict[str, Any]:
         "prefill_computed": stats.prefill_tokens_computed,
         "prefill_naive": stats.prompt_tokens,
         "prefill_distinct": distinct_tokens(trace, said),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory_mib(),
         "fingerprint": fingerprint(said),
         "stats": asdict(stats),
     }
+
+
+def measure_engine(
+    trace: dict[str, Any], model: str, dtype: str, config: EngineConfig
+) -> dict[str, Any]:
+    """One replay on an engine of its own, whose memory is free again before the next."""
+    with Engine(load(model, dtype), config) as engine:
+        return measure(trace, engine)
 
 
 def measure_peer(
@@ -245,8 +252,7 @@ def run(options: argparse.Namespace) -> None:
     runs: dict[str, list[dict[str, Any]]] = {"engine": []}
     with folder_of(options.model, options.dtype) as folder:
         for _ in range(options.repeats):
-            with Engine(load(options.model, options.dtype), config) as engine:
-                runs["engine"].append(measure(trace, engine))
+            runs["engine"].append(measure_engine(trace, options.model, options.dtype, config))
             print(line("engine", runs["engine"][-1]), flush=True)
             for peer in options.peer:
                 name = peer.partition("=")[0]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from wideseek_kernels.exact_linear import exact_linear
 from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_write import norm_rotary_kv_write
@@ -238,6 +239,9 @@ def rows(device: torch.device, shrink: int) -> Iterator[Case]:
     tokens, people = 8192 // shrink, max(1, 256 // shrink)
     yield norm_case(device, tokens)
     yield swiglu_case(device, tokens)
+    for count in (max(1, 64 // shrink), tokens):
+        for size, columns in ((HIDDEN, 2 * FEED), (FEED, HIDDEN)):
+            yield linear_case(device, count, size, columns)
     for count in (people, tokens):
         yield write_case(device, count)
     for top_p, slope in ((1.0, 0.0), (0.95, 0.0), (0.95, 1.5)):
@@ -288,6 +292,19 @@ def swiglu_case(device: torch.device, tokens: int) -> Case:
         return found
 
     return Case("swiglu", make, size, 0, {"tokens": tokens}, copies, 16)
+
+
+def linear_case(device: torch.device, tokens: int, size: int, columns: int) -> Case:
+    moved, flops = 2 * (tokens * (size + columns) + size * columns), 2 * tokens * size * columns
+    copies = copies_of(moved)
+
+    def make() -> list[Contestant]:
+        x, weight = drawn(device, copies, tokens, size), drawn(device, copies, columns, size)
+        found = [Contestant("wideseek", lambda i: exact_linear(x[i], weight[i]))]
+        return [*found, Contestant("torch", lambda i: F.linear(x[i], weight[i]))]
+
+    sizes = {"tokens": tokens, "size": size, "columns": columns}
+    return Case("exact_linear", make, moved, flops, sizes, copies, 8)
 
 
 def write_case(device: torch.device, tokens: int) -> Case:

@@ -6,6 +6,8 @@ Imports nothing outside the standard library: peers replay it in environments of
 """
 
 import json
+import re
+import resource
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -54,6 +56,17 @@ def distinct_tokens(trace: dict[str, Any], said: Said) -> int:
 def fingerprint(said: Said) -> str:
     """Equal where every context said the same."""
     return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def peak_memory_mib() -> float:
+    """This process's largest resident size in MiB; getrusage's would count what the process was started from."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None, status
+    return int(found[1]) / 1024
 
 
 def replay_in_steps(

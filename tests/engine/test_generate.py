@@ -97,6 +97,7 @@ def alone(model: Qwen3, mixed_jobs: list[Job]) -> list[Completion]:
         {"page_size": 4, "num_pages": 900},
         {"page_size": 256},
         {"enable_prefix_cache": False},
+        {"exact": False},
         {"page_size": 16, "num_pages": 24},
         {"page_size": 16, "num_pages": 24, "enable_prefix_cache": False, "max_batch_tokens": 128},
     ],

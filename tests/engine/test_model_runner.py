@@ -37,6 +37,23 @@ def test_the_pages_of_a_step_are_copied_all_at_once(kv_dtype: Literal["auto", "f
         assert torch.equal(cache[:, :5].amax((0, 2, 3, 4)), cache[:, :5].amin((0, 2, 3, 4)))
 
 
+@pytest.mark.parametrize(("exact", "rows"), [(None, 16), (True, 16), (False, 3)])
+def test_small_steps_have_padding_rows_where_bits_matter(
+    exact: bool | None, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model(0)
+    computed: list[int] = []
+    forward = model.model.forward
+    monkeypatch.setattr(
+        model.model,
+        "forward",
+        lambda tokens, *rest: computed.append(len(tokens)) or forward(tokens, *rest),
+    )
+    with Engine(model, EngineConfig(num_pages=4, exact=exact)) as engine:
+        engine.generate_batch([([5, 6, 7], Sampling(max_tokens=1))])
+    assert computed == [rows]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_the_engine_of_a_second_device_computes_there() -> None:

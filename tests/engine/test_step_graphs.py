@@ -89,6 +89,23 @@ def test_graphs_change_no_token(
     close(with_graphs, run(network(0, "cpu"), jobs))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_exact_engine_says_the_same_to_the_bit_alone_and_together(
+    jobs: list[tuple[list[int], Sampling]], dtype: torch.dtype
+) -> None:
+    """Graphs of other sizes, chunks of prompts and a cache included."""
+    model = network(0).to(dtype)
+    with Engine(model, EngineConfig(num_pages=400, page_size=64, exact=True)) as engine:
+        together = engine.generate_batch(jobs)
+    config = EngineConfig(
+        num_pages=400, page_size=64, exact=True, max_batch_tokens=130, enable_prefix_cache=False
+    )
+    with Engine(model, config) as engine:
+        alone = [engine.generate_batch([job])[0] for job in jobs]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.token_ids == theirs.token_ids and ours.logprobs == theirs.logprobs
+
+
 def test_graphs_read_new_weights_and_survive_sleep(
     jobs: list[tuple[list[int], Sampling]],
 ) -> None:

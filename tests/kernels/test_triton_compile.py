@@ -21,6 +21,7 @@ from triton.runtime.driver import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 from wideseek_kernels.launch_plan import LaunchPlan  # noqa: E402
 from wideseek_kernels.on_triton import (  # noqa: E402
+    exact_linear,
     kv_pages,
     kv_write,
     paged_attention,
@@ -86,6 +87,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[C
     monkeypatch.setattr(JITFunction, "run", compile_only)
     yield kernels
     for module in (
+        exact_linear,
         kv_pages,
         kv_write,
         paged_attention,
@@ -175,6 +177,13 @@ def test_token_logprob(compiled: list[Compiled]) -> None:
     check(compiled[:3], "part_kernel", "merge_kernel", "gradient_kernel")
     assert compiled[0].tensor_products > 0 and compiled[2].tensor_products > 0
     assert two_fit(compiled[0]) and compiled[0].under_way > 0
+
+
+@pytest.mark.parametrize("rows", [64, TOKENS])
+def test_exact_linear(compiled: list[Compiled], rows: int) -> None:
+    exact_linear.exact_linear(meta(rows, HIDDEN), meta(HEADS * HEAD_DIM, HIDDEN))
+    check(compiled, "product_kernel", *(["fold_kernel"] if rows == 64 else []))
+    assert compiled[0].tensor_products > 0 and compiled[0].under_way > 0 and two_fit(compiled[0])
 
 
 @pytest.mark.parametrize("dtype", CACHES)

@@ -9,7 +9,9 @@ import pytest
 
 
 @pytest.mark.timeout(900)  # some 20 seconds of one core, more where it is shared
-@pytest.mark.parametrize("name", ["test_triton_ops.py", "test_triton_attention.py"])
+@pytest.mark.parametrize(
+    "name", ["test_triton_ops.py", "test_triton_linear.py", "test_triton_attention.py"]
+)
 def test_the_kernels_agree_with_their_twins_in_the_interpreter(name: str) -> None:
     pytest.importorskip("triton", reason="triton is in the dev extra, for Linux alone")
     tests = Path(__file__).with_name(name)

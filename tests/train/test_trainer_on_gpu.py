@@ -15,7 +15,7 @@ from wideseek_train.checkpoint import load_checkpoint, save_checkpoint
 from wideseek_train.loss import LossConfig
 from wideseek_train.ranks import Ranks, join
 from wideseek_train.sample import Sample
-from wideseek_train.trainer import StepReport, Trainer, TrainerConfig
+from wideseek_train.trainer import EPSILON, StepReport, Trainer, TrainerConfig
 from wideseek_train.weight_sync import weight_sync
 
 from wideseek.engine.config import EngineConfig
@@ -164,12 +164,12 @@ def test_a_step_is_that_of_a_cpu(one_rank: None, offload: bool, recompute: bool)
     for name, gradient in gradients.items():
         apart = (gradient - exact[name]).norm() / exact[name].norm()
         assert apart < 0.1, f"{name} is {apart:.1e} apart"
-    before, rate, epsilon = dict(start().named_parameters()), 1e-3, ours.config.epsilon
+    before, rate = dict(start().named_parameters()), 1e-3
     for name, weight in held(ours, "weights").items():
         gradient = gradients[name] * 10
         old = before[name].detach()
         decay = 0.01 if old.ndim == 2 and "embed" not in name else 0.0
-        moved = old * (1 - rate * decay) - rate * gradient / (gradient.abs() + epsilon)
+        moved = old * (1 - rate * decay) - rate * gradient / (gradient.abs() + EPSILON)
         torch.testing.assert_close(weight, moved, rtol=1e-4, atol=1e-6)
 
 

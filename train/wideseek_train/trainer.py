@@ -35,6 +35,9 @@ from wideseek_train.loss import (
 )
 from wideseek_train.packing import MicroBatch, pack_tree
 
+EPSILON = 1e-5
+"""AdamW's; as large as gradients are when little is left to learn, so that steps shrink with them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerConfig:
@@ -49,7 +52,6 @@ class TrainerConfig:
     warmup_steps: int = 0
     final_share: float = 1.0
     weight_decay: float = 0.01
-    epsilon: float = 1e-5
     clip_norm: float = 1.0
     token_budget: int = 32768
     recompute: bool = True
@@ -60,7 +62,7 @@ class TrainerConfig:
         for name in ("learning_rate", "warmup_steps", "final_share", "weight_decay", "shard_ranks"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        for name in ("epsilon", "clip_norm", "token_budget"):
+        for name in ("clip_norm", "token_budget"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
@@ -173,7 +175,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             _decayed(model, config.weight_decay),
             lr=config.learning_rate,
-            eps=config.epsilon,
+            eps=EPSILON,
             # A pass over each tensor in place: the default would hold 4 more bytes a parameter on a GPU.
             fused=self.device.type == "cuda",
         )

@@ -70,8 +70,8 @@ Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 class ModelRunner:
     """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model, in kv_dtype.
 
-    Rows are padded to multiples of `row_tile`, without which the number of batch mates would change
-    the last bits of a token's logits.
+    Where it is to be exact, rows are padded to multiples of `row_tile` on a CPU, and products are `exact_linear` on CUDA:
+    otherwise the number of batch mates would change the last bits of a token's logits.
     """
 
     def __init__(self, model: Qwen3, config: EngineConfig, num_pages: int) -> None:
@@ -82,7 +82,10 @@ class ModelRunner:
         self._page_size = page_size
         self._device = weight.device
         self._dtype = weight.dtype
-        self._row_tile = row_tile(weight.device, weight.dtype)
+        on_cpu = weight.device.type == "cpu"
+        exact = on_cpu if config.exact is None else config.exact
+        self._row_tile = 1 if on_cpu and not exact else row_tile(weight.device, weight.dtype)
+        model.set_exact(exact and not on_cpu)
         self.prepare_seconds = self.sample_seconds = 0.0
         """What the last step spent on inputs and plan, and on logits and sampling."""
         self._samplings: list[Sampling] = []

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from wideseek_kernels.exact_linear import exact_linear
 from wideseek_kernels.packed_attention import norm_rotary_packed_attention
 from wideseek_kernels.packed_layout import PackedLayout
 from wideseek_kernels.paged_attention import row_tile as row_tile
@@ -95,6 +96,24 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
+class Linear(nn.Linear):
+    """A projection; exact: where no gradient is wanted, with bits that do not depend on the number of rows."""
+
+    exact = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _product(x, self.weight, self.bias, exact=self.exact)
+
+
+def _product(
+    x_TC: Tensor, weight_NC: Tensor, bias_N: Tensor | None = None, *, exact: bool
+) -> Tensor:
+    if not exact or torch.is_grad_enabled():
+        return F.linear(x_TC, weight_NC, bias_N)
+    out_TN = exact_linear(x_TC, weight_NC)
+    return out_TN if bias_N is None else out_TN + bias_N
+
+
 class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -103,10 +122,10 @@ class SelfAttention(nn.Module):
         q_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
         bias = not config.qk_norm
-        self.q_proj = nn.Linear(config.hidden_size, q_size, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
-        self.o_proj = nn.Linear(q_size, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, q_size, bias=bias)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=bias)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=bias)
+        self.o_proj = Linear(q_size, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.eps = config.rms_norm_eps
@@ -129,9 +148,9 @@ class SelfAttention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_TC: Tensor) -> Tensor:
         out_TC: Tensor = self.down_proj(swiglu(*_outputs(x_TC, self.gate_proj, self.up_proj)))
@@ -159,14 +178,14 @@ def lay_side_by_side(model: "Qwen3") -> None:
                 weight.data = part
 
 
-def _outputs(x_TC: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+def _outputs(x_TC: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
     """What each makes of x: the columns of one product where their weights lie side by side and no gradient is wanted."""
     weights = [linear.weight for linear in linears]
     if torch.is_grad_enabled() or linears[0].bias is not None or not _side_by_side(weights):
         return tuple(linear(x_TC) for linear in linears)
     sizes = [len(weight) for weight in weights]
     together = weights[0].as_strided((sum(sizes), x_TC.shape[1]), weights[0].stride())
-    return torch.split(F.linear(x_TC, together), sizes, dim=1)
+    return torch.split(_product(x_TC, together, exact=linears[0].exact), sizes, dim=1)
 
 
 def _side_by_side(weights: list[Tensor]) -> bool:
@@ -236,11 +255,17 @@ class Qwen3(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.lm_head = (
-            None
-            if config.tied_head
-            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            None if config.tied_head else Linear(config.hidden_size, config.vocab_size, bias=False)
         )
+        self._exact = False
         self._cos_sin: tuple[Tensor, Tensor] | None = None
+
+    def set_exact(self, exact: bool) -> None:
+        """Whether products with weights have bits that do not depend on the number of rows; not with gradients."""
+        self._exact = exact
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.exact = exact
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
         """Token ids and positions [T] (int64) -> hidden states [T, C] after the final norm."""
@@ -256,7 +281,7 @@ class Qwen3(nn.Module):
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """Hidden states [N, C] -> logits [N, V] in fp32."""
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
-        return F.linear(hidden_NC, head.weight).float()
+        return _product(hidden_NC, head.weight, exact=self._exact).float()
 
     def token_logprobs(self, hidden_NC: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of ids [N] after hidden states [N, C], and entropy in nats, both [N], without all logits."""
