@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from wideseek_kernels.exact_linear import exact_linear
 from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_write import norm_rotary_kv_write
+from wideseek_kernels.linear import exact_linear
 from wideseek_kernels.paged_attention import paged_attention, plan_attention
 from wideseek_kernels.rms_norm import add_rms_norm
 from wideseek_kernels.sample import sample

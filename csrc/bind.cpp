@@ -76,6 +76,11 @@ void swiglu(Tensor gate, Tensor up, Tensor out, int64_t num_threads) {
                     static_cast<int>(num_threads));
 }
 
+void linear(Tensor x, Tensor weight, Tensor out, int64_t num_threads) {
+    wideseek_linear(data<float>(x), data<float>(weight), data<float>(out), x.size(0), weight.size(0), x.size(1),
+                    static_cast<int>(num_threads));
+}
+
 int64_t norm_rotary_kv_write(Tensor q, Tensor k, Tensor v, std::optional<Tensor> q_weight,
                              std::optional<Tensor> k_weight, double eps, Tensor cos, Tensor sin, Tensor k_cache,
                              Tensor v_cache, Tensor slots, Tensor out, int64_t num_threads) {
@@ -145,6 +150,7 @@ STABLE_TORCH_LIBRARY(wideseek, m) {
     m.def(
         "rms_norm(Tensor x, Tensor? residual, Tensor weight, float eps, Tensor(a!) out, Tensor(b!)? summed, "
         "int num_threads) -> ()");
+    m.def("linear(Tensor x, Tensor weight, Tensor(a!) out, int num_threads) -> ()");
     m.def("swiglu(Tensor gate, Tensor up, Tensor(a!) out, int num_threads) -> ()");
     m.def(
         "norm_rotary_kv_write(Tensor q, Tensor k, Tensor v, Tensor? q_weight, Tensor? k_weight, float eps, Tensor cos, "
@@ -163,6 +169,7 @@ STABLE_TORCH_LIBRARY_IMPL(wideseek, CPU, m) {
     m.impl("plan_work", TORCH_BOX(&plan_work));
     m.impl("paged_attention", TORCH_BOX(&paged_attention));
     m.impl("rms_norm", TORCH_BOX(&rms_norm));
+    m.impl("linear", TORCH_BOX(&linear));
     m.impl("swiglu", TORCH_BOX(&swiglu));
     m.impl("norm_rotary_kv_write", TORCH_BOX(&norm_rotary_kv_write));
     m.impl("kv_copy", TORCH_BOX(&kv_copy));

@@ -76,6 +76,10 @@ void wideseek_rms_norm(WideseekNorm norm, WideseekElement element, WideseekEleme
 void wideseek_swiglu(const void* gates, const void* up, void* out, int64_t size, WideseekElement element,
                      int num_threads);
 
+// out [rows, columns] = x [rows, size] times weight [columns, size] transposed.
+void wideseek_linear(const float* x, const float* weight, float* out, int64_t rows, int64_t columns, int64_t size,
+                     int num_threads);
+
 constexpr int64_t WIDESEEK_MAX_HEAD_DIM = 256;
 
 struct WideseekTokens {

@@ -6,19 +6,28 @@ On a CUDA device, or in Triton's interpreter as test_triton_ops.py, whose fixtur
 import pytest
 import torch
 from torch import Tensor
-from wideseek_kernels.exact_linear import exact_linear
+from wideseek_kernels.linear import exact_linear
 
 from tests.kernels.test_triton_ops import (
     DEVICE,
     DTYPES,
+    INTERPRETED,
     close,
     drawn,
     exact,
     poison,  # noqa: F401 - a fixture
-    pytestmark,  # noqa: F401 - where to run
 )
 from wideseek.model.config import ModelConfig
 from wideseek.model.qwen3 import Qwen3, lay_side_by_side
+
+pytestmark = (
+    []
+    if INTERPRETED
+    else [
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    ]
+)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -66,7 +75,7 @@ def test_an_exact_model_gives_a_token_the_same_bits_among_any_others() -> None:
         )
     )
     model.init_weights(3)
-    model.to(DEVICE).set_exact(True)
+    model.to(DEVICE).set_product(exact_linear)
     lay_side_by_side(model)
 
     def own_values(layer: int, q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:

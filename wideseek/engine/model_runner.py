@@ -6,9 +6,11 @@ from time import perf_counter
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from wideseek_kernels.kv_cache import FP8, as_bytes
 from wideseek_kernels.launch_plan import LaunchPlan
+from wideseek_kernels.linear import exact_linear, fast_linear
 from wideseek_kernels.on_device import on_device
 from wideseek_kernels.paged_attention import plan_attention, row_tile
 from wideseek_kernels.sample import sample
@@ -84,8 +86,12 @@ class ModelRunner:
         self._dtype = weight.dtype
         on_cpu = weight.device.type == "cpu"
         exact = on_cpu if config.exact is None else config.exact
+        # Padded rows are exact with torch's own products on a CPU, so there the others are what is fast.
         self._row_tile = 1 if on_cpu and not exact else row_tile(weight.device, weight.dtype)
-        model.set_exact(exact and not on_cpu)
+        if on_cpu != exact:
+            model.set_product(fast_linear if on_cpu else exact_linear)
+        else:
+            model.set_product(F.linear)
         self.prepare_seconds = self.sample_seconds = 0.0
         """What the last step spent on inputs and plan, and on logits and sampling."""
         self._samplings: list[Sampling] = []

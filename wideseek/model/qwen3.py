@@ -7,6 +7,7 @@ pairs, P positions, V vocabulary.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from wideseek_kernels.exact_linear import exact_linear
 from wideseek_kernels.packed_attention import norm_rotary_packed_attention
 from wideseek_kernels.packed_layout import PackedLayout
 from wideseek_kernels.paged_attention import row_tile as row_tile
@@ -96,22 +96,20 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-class Linear(nn.Linear):
-    """A projection; exact: where no gradient is wanted, with bits that do not depend on the number of rows."""
+Product = Callable[[Tensor, Tensor], Tensor]
+"""Rows [T, C] and weights [N, C] to [T, N], as `F.linear` does."""
 
-    exact = False
+
+class Linear(nn.Linear):
+    """A projection, by `product` where no gradient is wanted."""
+
+    product: Product = staticmethod(F.linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(x, self.weight, self.bias, exact=self.exact)
-
-
-def _product(
-    x_TC: Tensor, weight_NC: Tensor, bias_N: Tensor | None = None, *, exact: bool
-) -> Tensor:
-    if not exact or torch.is_grad_enabled():
-        return F.linear(x_TC, weight_NC, bias_N)
-    out_TN = exact_linear(x_TC, weight_NC)
-    return out_TN if bias_N is None else out_TN + bias_N
+        if torch.is_grad_enabled() or self.product is F.linear:
+            return F.linear(x, self.weight, self.bias)
+        out = self.product(x, self.weight)
+        return out if self.bias is None else out + self.bias
 
 
 class SelfAttention(nn.Module):
@@ -185,7 +183,7 @@ def _outputs(x_TC: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
         return tuple(linear(x_TC) for linear in linears)
     sizes = [len(weight) for weight in weights]
     together = weights[0].as_strided((sum(sizes), x_TC.shape[1]), weights[0].stride())
-    return torch.split(_product(x_TC, together, exact=linears[0].exact), sizes, dim=1)
+    return torch.split(linears[0].product(x_TC, together), sizes, dim=1)
 
 
 def _side_by_side(weights: list[Tensor]) -> bool:
@@ -257,15 +255,15 @@ class Qwen3(nn.Module):
         self.lm_head = (
             None if config.tied_head else Linear(config.hidden_size, config.vocab_size, bias=False)
         )
-        self._exact = False
+        self._product: Product = F.linear
         self._cos_sin: tuple[Tensor, Tensor] | None = None
 
-    def set_exact(self, exact: bool) -> None:
-        """Whether products with weights have bits that do not depend on the number of rows; not with gradients."""
-        self._exact = exact
+    def set_product(self, product: Product) -> None:
+        """How rows are multiplied with weights where no gradient is wanted; `F.linear` until then."""
+        self._product = product
         for module in self.modules():
             if isinstance(module, Linear):
-                module.exact = exact
+                module.product = product
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
         """Token ids and positions [T] (int64) -> hidden states [T, C] after the final norm."""
@@ -281,7 +279,8 @@ class Qwen3(nn.Module):
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """Hidden states [N, C] -> logits [N, V] in fp32."""
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
-        return _product(hidden_NC, head.weight, exact=self._exact).float()
+        product = F.linear if torch.is_grad_enabled() else self._product
+        return product(hidden_NC, head.weight).float()
 
     def token_logprobs(self, hidden_NC: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of ids [N] after hidden states [N, C], and entropy in nats, both [N], without all logits."""
