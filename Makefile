@@ -20,10 +20,10 @@ serve: $(VENV)/serve.stamp
 doctor: $(VENV)/core.stamp
 	$(BIN)/python -m wideseek.doctor $(ARGS)
 
-# One process a core with one thread each; a file's tests stay in one process, since they share what is dear to set up.
+# A process a core with one thread each; a file's tests stay in one process, since they share what is dear to set up.
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -86,7 +86,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=24, help="decode steps of a repeat")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--shrink", type=int, default=1, help="divide all lengths, for a dry run")
-    parser.add_argument("--exact", action="store_true", help="products of our own, not cuBLAS's")
+    parser.add_argument("--exact", choices=("true", "false"), help="true: products of our own")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
 
 
@@ -204,7 +204,7 @@ def run(options: argparse.Namespace) -> None:
         max_draft_tokens=0,
         max_model_len=16384,
         kv_memory_gb=options.kv_memory_gb,
-        exact=options.exact or None,
+        exact={"true": True, "false": False}.get(options.exact),
     )
     found: list[Any] = []
     head = {

@@ -197,7 +197,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=None, help="of all; default: their own")
     parser.add_argument("--max-draft-tokens", type=int, default=None, help="0: no guesses")
     parser.add_argument(
-        "--fast", action="store_true", help="bits may depend on batch mates, as those of peers do"
+        "--exact",
+        choices=("true", "false"),
+        help="false: as with peers, bits depend on batch mates",
     )
     parser.add_argument("--num-pages", type=int, default=None, help="of the KV pool")
     parser.add_argument(
@@ -251,7 +253,7 @@ def run(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     trace = read_trace(options.trace)
     chosen = {"max_draft_tokens": options.max_draft_tokens, "num_pages": options.num_pages}
-    chosen["exact"] = False if options.fast else None
+    chosen["exact"] = {"true": True, "false": False}.get(options.exact)
     config = EngineConfig(**{name: value for name, value in chosen.items() if value is not None})
     runs: dict[str, list[dict[str, Any]]] = {"engine": []}
     with folder_of(options.model, options.dtype) as folder:
@@ -271,6 +273,6 @@ def run(options: argparse.Namespace) -> None:
         print(f"engine / {name}: {ratio['median']:.2f} (worst to best {ratio['worst']:.2f})")
     if options.output is not None:
         figures = {"model": options.model, "dtype": options.dtype, "threads": options.threads}
-        figures |= {"fast": options.fast}
+        figures["exact"] = options.exact
         figures |= {"runs": runs, "ratios": compared}
         options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

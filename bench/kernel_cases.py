@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from wideseek_kernels.exact_linear import exact_linear
 from wideseek_kernels.kv_cache import FP8
 from wideseek_kernels.kv_copy import kv_copy
 from wideseek_kernels.kv_write import norm_rotary_kv_write
-from wideseek_kernels.linear import exact_linear
 from wideseek_kernels.paged_attention import paged_attention, plan_attention
 from wideseek_kernels.rms_norm import add_rms_norm
 from wideseek_kernels.sample import sample
@@ -239,7 +239,7 @@ def rows(device: torch.device, shrink: int) -> Iterator[Case]:
     tokens, people = 8192 // shrink, max(1, 256 // shrink)
     yield norm_case(device, tokens)
     yield swiglu_case(device, tokens)
-    for count in (max(1, 64 // shrink), tokens):
+    for count in (max(1, 64 // shrink), max(1, 512 // shrink), tokens):
         for size, columns in ((HIDDEN, 2 * FEED), (FEED, HIDDEN)):
             yield linear_case(device, count, size, columns)
     for count in (people, tokens):

@@ -63,7 +63,9 @@ def peak_memory_mib() -> float:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        )  # bytes, where there is no /proc
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None, status
     return int(found[1]) / 1024

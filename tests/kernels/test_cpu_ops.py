@@ -13,6 +13,8 @@ from wideseek_kernels.sample import sample, sample_with_entropy
 from wideseek_kernels.swiglu import swiglu
 from wideseek_kernels.token_logprob import token_logprob
 
+from tests.kernels.threads import three_threads  # noqa: F401 - a fixture
+
 pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
 
 DTYPES = [torch.float32, torch.bfloat16]

@@ -13,6 +13,8 @@ from wideseek_kernels.rotary import apply_rotary
 from wideseek_kernels.sample import sample, sample_with_entropy
 from wideseek_kernels.token_logprob import token_logprob
 
+from tests.kernels.threads import three_threads  # noqa: F401 - a fixture
+
 
 def drawn(*shape: int, seed: int = 0, grad: bool = False) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

@@ -13,6 +13,8 @@ from wideseek_kernels import reference_sample
 from wideseek_kernels.reference_sample import _draw, uniform
 from wideseek_kernels.sample import sample
 
+from tests.kernels.threads import three_threads  # noqa: F401 - a fixture
+
 
 def draw(
     logits: Tensor,

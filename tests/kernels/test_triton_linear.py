@@ -6,7 +6,7 @@ On a CUDA device, or in Triton's interpreter as test_triton_ops.py, whose fixtur
 import pytest
 import torch
 from torch import Tensor
-from wideseek_kernels.linear import exact_linear
+from wideseek_kernels.exact_linear import exact_linear
 
 from tests.kernels.test_triton_ops import (
     DEVICE,

@@ -302,7 +302,7 @@ class Trainer:
 def token_logprobs(model: Qwen3, micro: MicroBatch) -> tuple[Tensor, Tensor]:
     """Log-probabilities of a micro-batch's targets and entropies of what they were drawn from, [N], fp32.
 
-    In fp32 on a CPU, with the C++ kernels, the log-probabilities are the engine's to the bit; rows come in tiles for that.
+    In fp32 on a CPU, with the C++ kernels, the log-probabilities are an exact engine's to the bit; rows are tiled for that.
     """
     tile = row_tile(micro.tokens.device, model.model.embed_tokens.weight.dtype)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
-    """How an Engine uses its machine. None of these changes which tokens come out, dtype, kv_dtype and exact apart.
+    """How an Engine uses its machine. Where it is exact, none but dtype and kv_dtype changes which tokens come out.
 
     dtype "auto" is float32 on a CPU and bfloat16 on CUDA; device "auto" is CUDA where there is one.
     kv_dtype "auto" keeps keys and values in dtype, "fp8" in e4m3: a byte each, rounded to within 2^-4.
@@ -16,9 +16,10 @@ class EngineConfig:
     max_num_seqs: sequences that run at once. max_batch_tokens: tokens of one forward, decode and
     prefill together. max_model_len: longest context in tokens, at most the model's own.
     max_draft_tokens: guesses of a sequence in one forward, copied from its own text; 0 for none.
-    exact: a token's bits do not depend on who is computed beside it, in fp32 on a CPU and in any dtype on CUDA; where two
-    tokens are about as likely, another last bit may choose the other. None: on a CPU, where its price is that small
-    steps have padding rows; on CUDA its price is products of our own instead of cuBLAS's.
+    exact: a token's bits do not depend on who is computed beside it: on CUDA in any dtype, on a CPU in fp32 on one thread
+    (on more where products are small). Without it, where two tokens are about as likely, batch mates may tip the scales.
+    None: yes on a CPU, no on CUDA. Its price: padding rows and oneMKL for few of them on a CPU, products of our own
+    instead of cuBLAS's on CUDA.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from wideseek_kernels.exact_linear import exact_linear
+from wideseek_kernels.fast_linear import fast_linear
 from wideseek_kernels.kv_cache import FP8, as_bytes
 from wideseek_kernels.launch_plan import LaunchPlan
-from wideseek_kernels.linear import exact_linear, fast_linear
 from wideseek_kernels.on_device import on_device
 from wideseek_kernels.paged_attention import plan_attention, row_tile
 from wideseek_kernels.sample import sample
@@ -73,7 +74,7 @@ class ModelRunner:
     """Holds keys and values [layers, num_pages, kv_heads, page_size, head_dim] beside the model, in kv_dtype.
 
     Where it is to be exact, rows are padded to multiples of `row_tile` on a CPU, and products are `exact_linear` on CUDA:
-    otherwise the number of batch mates would change the last bits of a token's logits.
+    otherwise the number of batch mates may change the last bits of a token's logits.
     """
 
     def __init__(self, model: Qwen3, config: EngineConfig, num_pages: int) -> None:
@@ -86,12 +87,11 @@ class ModelRunner:
         self._dtype = weight.dtype
         on_cpu = weight.device.type == "cpu"
         exact = on_cpu if config.exact is None else config.exact
-        # Padded rows are exact with torch's own products on a CPU, so there the others are what is fast.
-        self._row_tile = 1 if on_cpu and not exact else row_tile(weight.device, weight.dtype)
-        if on_cpu != exact:
-            model.set_product(fast_linear if on_cpu else exact_linear)
-        else:
-            model.set_product(F.linear)
+        is_fast = on_cpu and not exact
+        self._row_tile = 1 if is_fast else row_tile(weight.device, weight.dtype)
+        # On a CPU torch's own products of padded rows are exact.
+        is_own = exact and not on_cpu
+        model.set_product(fast_linear if is_fast else exact_linear if is_own else F.linear)
         self.prepare_seconds = self.sample_seconds = 0.0
         """What the last step spent on inputs and plan, and on logits and sampling."""
         self._samplings: list[Sampling] = []

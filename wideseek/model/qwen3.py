@@ -106,7 +106,7 @@ class Linear(nn.Linear):
     product: Product = staticmethod(F.linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or self.product is F.linear:
+        if self.product is F.linear or torch.is_grad_enabled():
             return F.linear(x, self.weight, self.bias)
         out = self.product(x, self.weight)
         return out if self.bias is None else out + self.bias
@@ -259,7 +259,7 @@ class Qwen3(nn.Module):
         self._cos_sin: tuple[Tensor, Tensor] | None = None
 
     def set_product(self, product: Product) -> None:
-        """How rows are multiplied with weights where no gradient is wanted; `F.linear` until then."""
+        """How rows are multiplied with weights where no gradient is wanted: by `F.linear`, until an Engine sets it."""
         self._product = product
         for module in self.modules():
             if isinstance(module, Linear):

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wideseek_kernels.on_triton.token_logprob import place_of_tile
+
 ROWS, COLUMNS = 64, 128
 """Of a tile, whatever T is: another shape might be another instruction, with another order."""
 
@@ -58,7 +60,8 @@ def exact_linear(x: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+# Not specialised in the number of rows: one program text for all, or their bits would be two compilations' matter.
+@triton.jit(do_not_specialize=["num_rows"])
 def product_kernel(
     x_ptr,
     weight_ptr,
@@ -76,11 +79,9 @@ def product_kernel(
 ):
     """A tile of x weightᵀ into [T, N]; APART: one chunk of it, in fp32, into [chunks, T, N]."""
     wide = tl.cdiv(num_columns, COLUMNS)
-    band_from = tl.program_id(0) // (wide * BAND) * BAND
-    height = tl.minimum(tl.cdiv(num_rows, ROWS) - band_from, BAND)
-    within = tl.program_id(0) % (wide * BAND)
-    rows = (band_from + within % height) * ROWS + tl.arange(0, ROWS)
-    columns = within // height * COLUMNS + tl.arange(0, COLUMNS)
+    tile, part = place_of_tile(num_rows, wide, ROWS, BAND)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    columns = part * COLUMNS + tl.arange(0, COLUMNS)
     # Rows and columns beyond the end read the last one, so that only the depth needs a mask.
     x_rows = x_ptr + tl.minimum(rows, num_rows - 1).to(tl.int64)[:, None] * size
     weight_rows = weight_ptr + tl.minimum(columns, num_columns - 1).to(tl.int64)[None, :] * size
@@ -88,13 +89,13 @@ def product_kernel(
     last = first + 1 if APART else chunks
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for chunk in range(first, last):
-        part = tl.zeros([ROWS, COLUMNS], tl.float32)
+        of_chunk = tl.zeros([ROWS, COLUMNS], tl.float32)
         for begin in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, size), DEPTH):
             depth = begin + tl.arange(0, DEPTH)
             left = tl.load(x_rows + depth[None, :], (depth < size)[None, :], 0.0)
             right = tl.load(weight_rows + depth[:, None], (depth < size)[:, None], 0.0)
-            part = tl.dot(left, right, part, input_precision="ieee")
-        total += part
+            of_chunk = tl.dot(left, right, of_chunk, input_precision="ieee")
+        total += of_chunk
     at = rows.to(tl.int64)[:, None] * num_columns + columns[None, :]
     if APART:
         at += tl.cast(first, tl.int64) * num_rows * num_columns

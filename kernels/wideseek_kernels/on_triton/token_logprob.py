@@ -104,7 +104,7 @@ def _depth(hidden: Tensor) -> int:
 
 
 @triton.jit
-def _place(num_rows, num_parts, ROWS: tl.constexpr, BAND: tl.constexpr):
+def place_of_tile(num_rows, num_parts, ROWS: tl.constexpr, BAND: tl.constexpr):
     """The tile of tokens and the part of the vocabulary of this program."""
     tile_from = tl.program_id(0) // (num_parts * BAND) * BAND
     height = tl.minimum(tl.cdiv(num_rows, ROWS) - tile_from, BAND)
@@ -156,7 +156,7 @@ def part_kernel(
     """Of COLUMNS of the vocabulary: the largest logit m, the sum of e = exp(logit - m), and that of
     e * (logit - m), into parts [3, parts, T]; and the logits of the ids that lie in it."""
     num_parts = tl.cdiv(vocab, COLUMNS)
-    tile, part = _place(num_rows, num_parts, ROWS, BAND)
+    tile, part = place_of_tile(num_rows, num_parts, ROWS, BAND)
     rows = tile * ROWS + tl.arange(0, ROWS)
     columns = part * COLUMNS + tl.arange(0, COLUMNS)
     logits = _logits(
@@ -235,7 +235,7 @@ def gradient_kernel(
 ):
     """dlogits = g ([column is id] - p) - h p (log p + entropy), for the gradients g of the
     log-probability and h of the entropy. Writes TV elements."""
-    tile, part = _place(num_rows, tl.cdiv(vocab, COLUMNS), ROWS, BAND)
+    tile, part = place_of_tile(num_rows, tl.cdiv(vocab, COLUMNS), ROWS, BAND)
     rows = tile * ROWS + tl.arange(0, ROWS)
     columns = part * COLUMNS + tl.arange(0, COLUMNS)
     inside = rows < num_rows
