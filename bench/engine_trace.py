@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from engine_peers import PEERS
+from kernels_cpu import machine
 from wide_trace import SCHEMA, Said, distinct_tokens, fingerprint, peak_memory_mib, read_trace
 
 from wideseek.engine.config import EngineConfig
@@ -272,7 +273,7 @@ def run(options: argparse.Namespace) -> None:
     for name, ratio in compared.items():
         print(f"engine / {name}: {ratio['median']:.2f} (worst to best {ratio['worst']:.2f})")
     if options.output is not None:
-        figures = {"model": options.model, "dtype": options.dtype, "threads": options.threads}
-        figures["exact"] = options.exact
+        asked = {name: getattr(options, name) for name in ("model", "dtype", "threads", "exact")}
+        figures = {"machine": machine(), "trace": options.trace.name, **asked}
         figures |= {"runs": runs, "ratios": compared}
         options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
