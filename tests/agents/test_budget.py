@@ -129,7 +129,7 @@ def reports_then_hangs(talk: Talk) -> Said:
 
 
 def test_seconds_end_agents_in_the_middle_of_a_reply(watched: Watched) -> None:
-    rollout = watched.run(always_spawns, reports_then_hangs, budget=Budget(max_seconds=0.05))
+    rollout = watched.run(always_spawns, reports_then_hangs, budget=Budget(max_seconds=0.5))
     assert rollout.stop_reason == "max_seconds"
     assert rollout.answer == PARTIAL
     unfinished = rollout.trajectories[2]

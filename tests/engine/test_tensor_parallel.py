@@ -38,7 +38,7 @@ TIGHT = EngineConfig(
     device="cpu", page_size=8, num_pages=48, max_num_seqs=6, max_batch_tokens=48, max_model_len=256
 )
 """Prompts come in chunks and sequences lose their pages to others."""
-PATIENCE = timedelta(seconds=4)
+PATIENCE = timedelta(seconds=8)
 TOLERANCE = {"rel": 1e-5, "abs": 1e-5}
 Told = list[dict[str, Any]]
 
