@@ -16,6 +16,9 @@ from openai.types.chat import ChatCompletionMessageParam
 from tests.ask.scripted_team import environment, write_corpus
 from tests.serve.tiny import write_model
 from wideseek.ask.__main__ import main as ask
+from wideseek.backends import LocalModel
+from wideseek.engine.config import EngineConfig
+from wideseek.serve.__main__ import load_model, parse
 from wideseek.serve.__main__ import main as serve
 
 KEY = "server-key-123"
@@ -207,6 +210,7 @@ def test_others_are_not_served_without_a_key(
         (["--corpus", "/nowhere.sqlite"], "/nowhere.sqlite"),
         (["--dtype", "int3"], "--dtype"),
         (["--kv-cache-dtype", "int8"], "--kv-cache-dtype: invalid choice"),
+        (["--exact", "maybe"], "--exact: invalid choice"),
         (["--runs-dir", "/proc"], "--runs-dir /proc"),  # a folder that nobody can write to
     ],
 )
@@ -221,3 +225,15 @@ def test_wrong_flags_are_one_line_and_2(
     corpus = str(write_corpus(tmp_path / "corpus.sqlite"))
     given = ["--port", "0", "--corpus", corpus, "--runs-dir", str(tmp_path / "runs"), *flags]
     assert told in refused(capsys, *given)
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"), [([], None), (["--exact", "true"], True), (["--exact", "false"], False)]
+)
+def test_the_engine_is_as_exact_as_asked(
+    flags: list[str], exact: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[EngineConfig] = []
+    monkeypatch.setattr(LocalModel, "load", lambda folder, config, name: asked.append(config))
+    load_model(parse(["--model", str(write_model(tmp_path)), *flags]))
+    assert [config.exact for config in asked] == [exact]

@@ -66,6 +66,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="fp8: keys and values in one byte each, less exactly",
     )
+    add(
+        "--exact",
+        choices=("true", "false"),
+        help="true: the same bits whoever asks beside it (default: true on a CPU, false on a GPU)",
+    )
     add("--max-num-seqs", type=positive_int, default=128, metavar="N", help="(default: 128)")
     add("--corpus", metavar="FILE", help="pages to search (default: the bundled atlas)")
     add("--max-agents", type=positive_int, metavar="N", help="most subagents a call (default: 10)")
@@ -164,6 +169,7 @@ def load_model(options: argparse.Namespace) -> LocalModel | None:
     config = EngineConfig(
         dtype=options.dtype,
         kv_dtype=options.kv_cache_dtype,
+        exact={"true": True, "false": False}.get(options.exact),
         max_model_len=options.max_model_len,
         max_num_seqs=options.max_num_seqs,
     )
