@@ -9,11 +9,14 @@ from wideseek_kernels.cpu_build import cpu_kernels
 from wideseek_kernels.exact_linear import exact_linear
 from wideseek_kernels.fast_linear import FEW_ROWS, fast_linear
 
+needs_kernels = pytest.mark.skipif(not cpu_kernels(), reason="no C++ compiler")
+
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@needs_kernels
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 19, FEW_ROWS])
 @pytest.mark.parametrize(
     ("size", "columns"), [(1, 1), (37, 19), (256, 130), (300, 66), (600, 3), (515, 64)]
@@ -23,8 +26,6 @@ def test_a_few_rows_are_multiplied_with_weights(
     rows: int, size: int, columns: int, threads: int
 ) -> None:
     """By the kernel itself, which AVX-512 machines do not pick. NaN before and behind is neither read nor written."""
-    if not cpu_kernels():
-        pytest.skip("no compiler")
     x, weight = drawn(rows, size), drawn(columns, size, seed=1)
     read_x, read_weight = (
         torch.cat((torch.full((64,), torch.nan), each.flatten(), torch.full((64,), torch.nan)))
@@ -42,6 +43,7 @@ def test_a_few_rows_are_multiplied_with_weights(
     assert out[0].isnan().all() and out[-1].isnan().all()
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("rows", "capability", "in_cpp"),
     [
@@ -54,8 +56,6 @@ def test_a_few_rows_are_multiplied_with_weights(
 def test_fast_linear_takes_the_kernel_where_it_is_ahead(
     rows: int, capability: str, in_cpp: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not cpu_kernels():
-        pytest.skip("no compiler")
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     x, weight = drawn(rows, 30), drawn(20, 30, seed=1)
     expected = x @ weight.T

@@ -60,7 +60,7 @@ def test_exact_linear_of_nothing_is_nothing() -> None:
 
 
 def test_an_exact_model_gives_a_token_the_same_bits_among_any_others() -> None:
-    """All of a network but its attention; products of `torch` add up otherwise for one row, here and on a GPU."""
+    """All of a network but its attention; torch's own products add up otherwise for one row."""
     model = Qwen3(
         ModelConfig(
             architecture="Qwen2ForCausalLM",  # with biases
